@@ -1,0 +1,42 @@
+# `make demo` and `make test` work on a machine that has Python 3.11 or newer and make, nothing else.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := $(or $(DEMO),runs/demo-$(shell date -u +%Y%m%d-%H%M%S))
+
+.PHONY: help demo test lint lock clean
+
+help:
+	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
+	@echo "make test       run the tests"
+	@echo "make lint       run ruff"
+	@echo "make clean      remove $(VENV)"
+
+$(READY): requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "mulo needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/mulo-meta-train --preset quick --seed 0 --out $(DEMO)
+	$(BIN)/mulo-eval --suite wide --optimizer $(DEMO) --num-steps 100 --batch-size 64 --out $(DEMO)/wide
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+
+# Exact versions for every supported Python, from the ranges in setup.cfg.
+lock: $(READY)
+	$(BIN)/python -m pip install --quiet uv
+	{ head -1 requirements.lock; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	  --no-emit-package mulo --no-header --no-annotate --no-emit-index-url requirements.in; } > requirements.new
+	mv requirements.new requirements.lock
+
+clean:
+	rm -rf $(VENV)
