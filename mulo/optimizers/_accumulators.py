@@ -1,0 +1,125 @@
+"""Running statistics of the gradients of one tensor: momenta, second moment, factored second moment.
+
+Formulas of Metz et al. 2022 (arXiv 2203.11860) and, for the factored one, of Adafactor (arXiv
+1804.04235), without bias correction. Everything is float32, whatever the parameter's dtype.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mulo._types import Params, PyTree
+
+NUM_DECAYS = 3
+"""Decays of the momenta, and as many of the factored second moment."""
+
+GRADIENT_BOUND = 1e15
+"""Larger gradients are clipped to this, so that their squares stay finite and the statistics recover."""
+
+
+class Decays(NamedTuple):
+    """Decay of each running mean, each float32 and below 1."""
+
+    momentum: jax.Array  # [3]
+    second_moment: jax.Array  # [1]
+    factored: jax.Array  # [3]
+
+
+class Accumulators(NamedTuple):
+    """Statistics of one tensor, or (in an optimizer's state) trees of them, shaped like the parameters."""
+
+    momenta: tuple[PyTree, ...]  # three, each shaped like the parameter: means of g, slower and slower
+    second_moment: PyTree  # shaped like the parameter: mean of g^2
+    rows: tuple[PyTree, ...]  # three: mean of g^2 over the largest axis d0; rank 0 and 1: over no axis
+    cols: tuple[PyTree, ...]  # three: mean of g^2 over the second largest axis d1; rank 0 and 1: one unused 0
+
+
+def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Axes (d1, d0) of the second largest and the largest length; `None` for rank 0 and 1.
+
+    Of axes of equal length the later counts as the larger.
+
+    >>> factored_axes((64, 3)), factored_axes((6, 6)), factored_axes((5,))
+    ((1, 0), (0, 1), None)
+    """
+    if len(shape) < 2:
+        return None
+    order = np.argsort(shape, kind="stable")
+    return int(order[-2]), int(order[-1])
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    axes = factored_axes(shape)
+    return shape if axes is None else _without(shape, axes[1])
+
+
+def _col_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    axes = factored_axes(shape)
+    # Not (0,): Orbax refuses to save arrays of no size.
+    return (1,) if axes is None else _without(shape, axes[0])
+
+
+def init_accumulators(params: Params) -> Accumulators:
+    """Zeros for every leaf of `params`."""
+
+    def zeros(shape_fn):
+        return jax.tree.map(lambda p: jnp.zeros(shape_fn(jnp.shape(p)), jnp.float32), params)
+
+    return Accumulators(
+        momenta=tuple(zeros(lambda shape: shape) for _ in range(NUM_DECAYS)),
+        second_moment=zeros(lambda shape: shape),
+        rows=tuple(zeros(_row_shape) for _ in range(NUM_DECAYS)),
+        cols=tuple(zeros(_col_shape) for _ in range(NUM_DECAYS)),
+    )
+
+
+def bound_gradient(grad: jax.Array) -> jax.Array:
+    """The gradient in float32 with NaN and infinities as 0 and the rest within `GRADIENT_BOUND`.
+
+    The references differ: in SP they let NaN through, under muP they turn infinities into 3.4e38,
+    whose square is infinite; either way the tensor is NaN from then on.
+    """
+    grad = jnp.asarray(grad, jnp.float32)
+    return jnp.clip(jnp.where(jnp.isfinite(grad), grad, 0.0), -GRADIENT_BOUND, GRADIENT_BOUND)
+
+
+def accumulate(decays: Decays, accumulators: Accumulators, grad: jax.Array) -> Accumulators:
+    """Statistics of one tensor after one more gradient.
+
+    Args:
+      decays: see `Decays`; those of squares are clipped to [0, 1].
+      accumulators: of this tensor, before.
+      grad: float32, finite.
+    """
+    square = jnp.square(grad)
+    floored = square + 1e-30  # as Adafactor; keeps rows and columns of zeros above zero
+    axes = factored_axes(grad.shape)
+    row_input = floored if axes is None else floored.mean(axis=axes[1])
+    return Accumulators(
+        momenta=tuple(
+            _running_mean(decays.momentum[i], m, grad) for i, m in enumerate(accumulators.momenta)
+        ),
+        second_moment=_running_mean(
+            jnp.clip(decays.second_moment[0], 0.0, 1.0), accumulators.second_moment, square
+        ),
+        rows=tuple(
+            _running_mean(jnp.clip(decays.factored[i], 0.0, 1.0), row, row_input)
+            for i, row in enumerate(accumulators.rows)
+        ),
+        cols=accumulators.cols
+        if axes is None
+        else tuple(
+            _running_mean(jnp.clip(decays.factored[i], 0.0, 1.0), col, floored.mean(axis=axes[0]))
+            for i, col in enumerate(accumulators.cols)
+        ),
+    )
+
+
+def _running_mean(decay: jax.Array, mean: jax.Array, value: jax.Array) -> jax.Array:
+    return decay * mean + (1.0 - decay) * value

@@ -1,0 +1,57 @@
+"""What a learned optimizer is: pure functions of theta, its weights.
+
+To write a new one, imitate `small_fc.py`: a frozen dataclass whose fields are the configuration
+(numbers and strings only, so that a checkpoint header can hold them), the methods below, a row in
+`mulo.optimizers.OPTIMIZERS`, and a row in `tests/descriptors.py`.
+
+Theta is an argument of every method, never an attribute: meta-training maps over many thetas with
+`jax.vmap`, scans over steps, and resumes exactly.
+"""
+
+from typing import Any, Protocol
+
+import jax
+
+from mulo._types import Params as Params
+from mulo._types import PyTree as PyTree
+from mulo._types import Theta as Theta
+from mulo._types import Updates as Updates
+
+
+class LearnedOptimizer(Protocol):
+    """The contract. Instances are hashable, so that they can be static arguments of `jax.jit`."""
+
+    @property
+    def name(self) -> str:
+        """Its key in `mulo.optimizers.OPTIMIZERS`."""
+        ...
+
+    def config(self) -> dict[str, Any]:
+        """The fields that `mulo.optimizers.make_optimizer` needs to build it again."""
+        ...
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights, float32, from a random key."""
+        ...
+
+    def init(self, theta: Theta, params: Params, num_steps: int | None) -> PyTree:
+        """State before the first step. Maps over the tree only: `params` may have no leaves at all."""
+        ...
+
+    def update(
+        self, theta: Theta, state: PyTree, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
+    ) -> tuple[Updates, PyTree]:
+        """One step.
+
+        Args:
+          theta: weights of the optimizer.
+          state: from `init` or the last `update`.
+          grads: shaped like `params`.
+          params: current parameters, before the step.
+          loss: scalar, the loss that `grads` are of; optimizers that do not use it take `None`.
+          mup: shaped like `params`: the factor on each leaf's step, or `None` for 1 everywhere (SP).
+
+        Returns:
+          Updates to be added to `params`, each in its parameter's dtype; the next state.
+        """
+        ...

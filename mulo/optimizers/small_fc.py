@@ -1,0 +1,185 @@
+"""SmallFC: one small network, applied to every parameter alike ("small_fc_lopt").
+
+Metz et al. 2022 (arXiv 2203.11860); under muP this is the learned optimizer of muLO, Thérien et al.
+2024 (arXiv 2406.00153). The step of a parameter is
+
+    -multiplier * step_mult * direction * exp(exp_mult * magnitude)
+
+with (direction, magnitude) = MLP(features of that parameter, time), and multiplier = 1/fan_in for a
+hidden weight under muP, else 1.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mulo import _tree
+from mulo._types import Params, PyTree, Theta, Updates
+from mulo.errors import InputError
+from mulo.optimizers._accumulators import (
+    Accumulators,
+    Decays,
+    accumulate,
+    bound_gradient,
+    init_accumulators,
+)
+from mulo.optimizers._features import make_features, time_features
+from mulo.optimizers._mlp import apply_mlp, init_mlp
+
+_INITIAL_DECAYS = Decays(
+    momentum=np.float32([0.9, 0.99, 0.999]),
+    second_moment=np.float32([0.999]),
+    factored=np.float32([0.9, 0.99, 0.999]),
+)
+_ACCUMULATORS = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
+
+
+class SmallFCState(NamedTuple):
+    """What is kept between steps; four numbers a parameter and the factored vectors."""
+
+    step: jax.Array  # [], int32: updates made
+    accumulators: Accumulators  # trees shaped like the parameters, float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallFC:
+    """The per-parameter learned optimizer.
+
+    Args:
+      hidden_size: units in each of the two hidden layers; 4 in Metz et al., 32 in muLO.
+      step_mult: size of a step; 0.001 in SP, 0.01 in muLO's muP runs.
+      exp_mult: how much the magnitude output counts.
+      max_global_norm: gradients are clipped to this global norm, and a gradient with a non-finite entry
+        counts as zero everywhere; 0 switches both off.
+
+    >>> optimizer = SmallFC(hidden_size=4)
+    >>> theta = optimizer.init_theta(jax.random.key(0))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = optimizer.init(theta, params, num_steps=None)
+    >>> updates, state = optimizer.update(theta, state, params, params, loss=None, mup=None)
+    >>> updates["w"].shape, int(state.step)
+    ((2, 3), 1)
+    """
+
+    hidden_size: int = 32
+    step_mult: float = 0.001
+    exp_mult: float = 0.001
+    max_global_norm: float = 0.0
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        if not isinstance(self.hidden_size, int) or not 1 <= self.hidden_size <= 4096:
+            raise InputError(f"hidden_size is {self.hidden_size!r}; wanted a whole number from 1 to 4096.")
+        for field in ("step_mult", "exp_mult", "max_global_norm"):
+            value = getattr(self, field)
+            if not isinstance(value, float | int) or not np.isfinite(value) or value < 0:
+                raise InputError(f"{field} is {value!r}; wanted a finite number of at least 0.")
+
+    @property
+    def name(self) -> str:
+        """Its key in `mulo.optimizers.OPTIMIZERS`."""
+        return "small_fc"
+
+    def config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dataclasses.asdict(self)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights: the network's, and offsets of zero from the initial decays."""
+        return {
+            "mlp": init_mlp(key, self.hidden_size),
+            "decays": {
+                field: jnp.zeros(initial.shape, jnp.float32)
+                for field, initial in zip(Decays._fields, _INITIAL_DECAYS, strict=True)
+            },
+        }
+
+    def init(self, theta: Theta, params: Params, num_steps: int | None = None) -> SmallFCState:
+        """Zero statistics. `num_steps` is not used.
+
+        Raises:
+          InputError: a leaf is not of a floating-point dtype.
+        """
+        del theta, num_steps
+        _tree.check_float_leaves(params)
+        return SmallFCState(step=jnp.zeros([], jnp.int32), accumulators=init_accumulators(params))
+
+    def update(
+        self, theta: Theta, state: SmallFCState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
+    ) -> tuple[Updates, SmallFCState]:
+        """One step; see `mulo.optimizers.base.LearnedOptimizer`. `loss` is not used.
+
+        Raises:
+          InputError: `grads` or `state` have not the structure and shapes of `params`.
+        """
+        del loss
+        _tree.check_same_shapes(grads, params)
+        _tree.check_statistics(state.accumulators.second_moment, params)
+        inner = jax.tree.structure(params)
+        if self.max_global_norm > 0:
+            grads = _clip_global_norm(grads, self.max_global_norm)
+        decays, time = effective_decays(theta["decays"]), time_features(state.step)
+        multipliers = [1.0] * inner.num_leaves if mup is None else inner.flatten_up_to(mup)
+
+        updates, rows = [], []
+        for accumulators, grad, param, multiplier in zip(
+            _tree.split_leaves(state.accumulators, _ACCUMULATORS, inner),
+            inner.flatten_up_to(grads),
+            inner.flatten_up_to(params),
+            multipliers,
+            strict=True,
+        ):
+            if jnp.size(param):
+                accumulators = accumulate(decays, accumulators, bound_gradient(grad))
+                step = self._step(theta["mlp"], accumulators, grad, param, time)
+                update = (-step * multiplier).astype(jnp.result_type(param))
+            else:
+                update = jnp.zeros_like(param)
+            updates.append(update)
+            rows.append(accumulators)
+        return inner.unflatten(updates), SmallFCState(
+            step=optax.safe_increment(state.step),
+            accumulators=_tree.join_leaves(rows, _ACCUMULATORS, inner),
+        )
+
+    def _step(
+        self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array, time: jax.Array
+    ) -> jax.Array:
+        """The step of one tensor before the muP multiplier, float32, to be subtracted."""
+        # A scalar is handled as one vector element.
+        shape = jnp.shape(param)
+        accumulators, grad, param = jax.tree.map(
+            lambda x: jnp.reshape(x, (1,)) if shape == () and jnp.size(x) else x, (accumulators, grad, param)
+        )
+        features = make_features(accumulators, bound_gradient(grad), jnp.asarray(param, jnp.float32))
+        direction, magnitude = apply_mlp(mlp, features, time)
+        return jnp.reshape(direction * jnp.exp(self.exp_mult * magnitude) * self.step_mult, shape)
+
+
+def effective_decays(offsets: dict[str, jax.Array]) -> Decays:
+    """Decays from their learned offsets: 1 - exp(10 (log(1 - initial)/10 + offset)).
+
+    An offset of 0.01 changes 1 - decay by 10 %.
+    """
+
+    def decay(initial: np.ndarray, offset: jax.Array) -> jax.Array:
+        return 1.0 - jnp.exp(10.0 * (jnp.log(1.0 - initial) / 10.0 + offset))
+
+    return Decays(
+        **{
+            field: decay(initial, offsets[field])
+            for field, initial in zip(Decays._fields, _INITIAL_DECAYS, strict=True)
+        }
+    )
+
+
+def _clip_global_norm(grads: PyTree, max_norm: float) -> PyTree:
+    """Gradients scaled to a global norm of at most `max_norm`; all zero where the norm is not finite."""
+    grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads)
+    norm = optax.tree.norm(grads)
+    clipped = jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), grads)
+    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(norm), g, 0.0), clipped)
