@@ -1,0 +1,127 @@
+"""The picture of an evaluation: loss against width, and the loss curves of the widest networks."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_tasks.aggregates import estimate
+from eval_tasks.evaluation import Results
+from eval_tasks.suites import Suite
+from mulo.errors import InputError
+
+# Okabe and Ito's colours, told apart by colour-blind readers too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKERS = "osD^vP*"
+
+
+def draw_figure(results: Results, suite: Suite, path: Path) -> None:
+    """Writes the picture as a PNG.
+
+    Raises:
+      InputError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError("Plots need matplotlib. Run: pip install 'mulo[report]'") from error
+    figure = Figure(figsize=(11, 4.4), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    styles = itertools.cycle(zip(_COLOURS, _MARKERS, strict=True))
+    for label, style in zip(results, styles, strict=False):
+        _draw_widths(left, results, suite, label, style)
+        _draw_curve(right, results, suite, label, style[0])
+    _label_axes(left, right, results, suite)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}.") from error
+
+
+def _draw_widths(axes: Any, results: Results, suite: Suite, label: str, style: tuple[str, str]) -> None:
+    colour, marker = style
+    estimates = [estimate([r["final_loss"] for r in results[label][width].records]) for width in suite.widths]
+    means = [np.nan if e.mean is None else e.mean for e in estimates]
+    errors = [e.standard_error or 0.0 for e in estimates]
+    axes.errorbar(
+        suite.widths,
+        means,
+        errors,
+        color=colour,
+        marker=marker,
+        markersize=6,
+        linewidth=1.8,
+        capsize=3,
+        label=label,
+    )
+    diverged = [width for width, e in zip(suite.widths, estimates, strict=True) if e.mean is None]
+    if diverged:
+        # On the upper edge of the axes, whatever the scale.
+        axes.plot(
+            diverged, [1.0] * len(diverged), "x", color=colour, markersize=9, markeredgewidth=2.5,
+            transform=axes.get_xaxis_transform(), clip_on=False,
+        )  # fmt: skip
+
+
+def _draw_curve(axes: Any, results: Results, suite: Suite, label: str, colour: str) -> None:
+    records = results[label][suite.widths[-1]].records
+    steps = np.asarray(records[0]["losses"]["steps"])
+    values = np.asarray([r["losses"]["values"] for r in records], float)  # null -> nan
+    smooth = np.stack([_running_mean(curve, _window(len(steps))) for curve in values])
+    mean = smooth.mean(axis=0)
+    axes.plot(steps, mean, color=colour, linewidth=1.8)
+    if len(records) > 1:
+        error = smooth.std(axis=0, ddof=1) / np.sqrt(len(records))
+        axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0)
+
+
+def _window(num_points: int) -> int:
+    return max(1, num_points // 20)
+
+
+def _running_mean(curve: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last `window` points, of fewer at the beginning. [N] -> [N]."""
+    return np.asarray([curve[max(0, end - window) : end].mean() for end in range(1, len(curve) + 1)])
+
+
+def _label_axes(left: Any, right: Any, results: Results, suite: Suite) -> None:
+    task = suite.task_name(suite.base_width)
+    left.set_xscale("log", base=2)
+    left.set_xticks(suite.widths, [f"{width:,}" for width in suite.widths])
+    left.minorticks_off()
+    left.set_xlabel(f"width (base width {suite.base_width})")
+    left.set_ylabel("final training loss (nats)")
+    left.set_title(
+        f"{task.model.upper()}, depth {task.depth}, {task.data_set}: {suite.num_steps} steps", loc="left"
+    )
+    points = len(next(iter(results.values()))[suite.widths[-1]].records[0]["losses"]["steps"])
+    right.set_title(f"Training at width {suite.widths[-1]:,}", loc="left")
+    right.set_xlabel("inner step")
+    right.set_ylabel(f"training loss (nats), running mean of {_window(points)} points")
+    for axes in (left, right):
+        if _all_positive(axes):
+            axes.set_yscale("log")
+            _plain_ticks(axes)
+        axes.grid(True, which="both", color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    if any(cell.records[0]["diverged"] for row in results.values() for cell in row.values()):
+        left.annotate("x: diverged", (1.0, 1.02), xycoords="axes fraction", ha="right", color="#555555")
+
+
+def _all_positive(axes: Any) -> bool:
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.lines] or [np.ones(1)])
+    return bool(np.all(values[np.isfinite(values)] > 0)) and bool(np.any(np.isfinite(values)))
+
+
+def _plain_ticks(axes: Any) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,111 @@
+"""The tables of an evaluation, for a terminal or as plain text."""
+
+from collections.abc import Callable
+from typing import IO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from eval_tasks.aggregates import estimate
+from eval_tasks.evaluation import Cell, Results
+from eval_tasks.suites import Suite
+
+
+def print_tables(results: Results, suite: Suite, file: IO[str] | None = None) -> None:
+    """Prints final training loss, validation loss and the learning rates.
+
+    Args:
+      results: of every optimizer at every width.
+      suite: what was run.
+      file: where to; standard output by default. What is no terminal gets plain ASCII text.
+    """
+    console = Console(file=file, highlight=False, soft_wrap=True)
+    plain = not console.is_terminal
+    seeds = f"{suite.num_seeds} seed{'s' if suite.num_seeds > 1 else ''}"
+    last = -(-suite.num_steps // 10)
+    tables = (
+        (
+            f"Final training loss: mean of the last {last} of {suite.num_steps} steps, over {seeds}",
+            lambda cell: _loss_text(cell, "final_loss", plain),
+        ),
+        (
+            f"Validation loss (accuracy) after {suite.num_steps} steps, over {seeds}",
+            lambda cell: _validation_text(cell, plain),
+        ),
+        ("Learning rate", _rate_text),
+    )
+    task = suite.task_name(suite.base_width)
+    console.print(
+        f"Suite {suite.name}: {task.model} of depth {task.depth} on {task.data_set}, batch size "
+        f"{suite.batch_size}. {'+-' if plain else '±'} is one standard error."
+    )
+    for title, text_of in tables:
+        console.print()
+        console.print(_table(title, results, suite, text_of, plain))
+    for note in _notes(results):
+        console.print(note, markup=False)
+
+
+def _table(title: str, results: Results, suite: Suite, text_of: Callable[[Cell], str], plain: bool) -> Table:
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=box.ASCII2 if plain else box.SIMPLE_HEAD
+    )
+    table.add_column("optimizer", no_wrap=True)
+    for width in suite.widths:
+        table.add_column(f"width {width}", justify="right", no_wrap=True)
+    best = {width: _best_label(results, width) for width in suite.widths}
+    for label, cells in results.items():
+        texts = []
+        for width in suite.widths:
+            text = text_of(cells[width])
+            bold = best[width] == label and title.startswith("Final")
+            texts.append(f"[bold green]{text}[/]" if bold and not plain else text)
+        table.add_row(label.replace("[", r"\["), *texts)
+    return table
+
+
+def _best_label(results: Results, width: int) -> str | None:
+    means = {
+        label: estimate([r["final_loss"] for r in cells[width].records]).mean
+        for label, cells in results.items()
+    }
+    finite = {label: mean for label, mean in means.items() if mean is not None}
+    return min(finite, key=finite.__getitem__, default=None)
+
+
+def _loss_text(cell: Cell, field: str, plain: bool) -> str:
+    result = estimate([record[field] for record in cell.records])
+    if result.mean is None:
+        return (
+            "diverged"
+            if result.num_diverged == result.num_runs
+            else (f"diverged ({result.num_diverged} of {result.num_runs})")
+        )
+    if result.standard_error is None:
+        return f"{result.mean:.4f}"
+    return f"{result.mean:.4f} {'+-' if plain else '±'} {result.standard_error:.4f}"
+
+
+def _validation_text(cell: Cell, plain: bool) -> str:
+    text = _loss_text(cell, "validation_loss", plain)
+    accuracy = estimate([record["validation_accuracy"] for record in cell.records]).mean
+    return text if accuracy is None else f"{text} ({100 * accuracy:.1f} %)"
+
+
+def _rate_text(cell: Cell) -> str:
+    if cell.learning_rate is None:
+        return "none"
+    return f"{cell.learning_rate:g}{'*' if cell.at_edge else ''}"
+
+
+def _notes(results: Results) -> list[str]:
+    cells = {label: list(row.values()) for label, row in results.items()}
+    notes = []
+    for where in ("each width", "base width"):
+        labels = [label for label, row in cells.items() if row[0].tuned_at == where]
+        if labels:
+            notes.append(f"{', '.join(labels)}: learning rate tuned at {where}, on other seeds.")
+    if any(cell.at_edge for row in cells.values() for cell in row):
+        notes.append("* at the edge of the grid: the best learning rate may lie beyond it.")
+    return notes

@@ -1,0 +1,117 @@
+"""A run's identity, and the store of finished runs: JSON lines, one a run."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mulo.errors import InputError
+
+Record = Mapping[str, Any]
+FILE_NAME = "results.jsonl"
+_FIRST_BYTES = b'{"key": "'
+_FIELDS = ("key", "optimizer", "width", "purpose", "seed", "final_loss", "diverged", "losses")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One inner run. All fields but `suite` and `optimizer` decide its result."""
+
+    suite: str
+    optimizer: str  # what it is called in tables
+    optimizer_config: Mapping[str, Any]  # JSON values: what it is
+    task: str
+    width: int
+    parametrization: str
+    learning_rate: float | None  # `None`: has none
+    purpose: str  # "tune" or "evaluate"; part of the random key, so that the seeds of the two differ
+    seed: int
+    num_steps: int
+    batch_size: int
+    data_digest: str
+    jax_version: str
+
+    @property
+    def key(self) -> str:
+        """SHA-256, hexadecimal, of what decides the result."""
+        fields = dataclasses.asdict(self)
+        del fields["suite"], fields["optimizer"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+class ResultStore:
+    """The finished runs of one folder. Lines are only ever added.
+
+    Args:
+      folder: where `results.jsonl` is or will be; made with the first record.
+      notify: told, in a line, when an unfinished last line is dropped.
+
+    Raises:
+      InputError: the folder or the file cannot be used.
+    """
+
+    def __init__(self, folder: Path, notify: Callable[[str], None]):
+        self.path = folder / FILE_NAME
+        self._records: dict[str, Record] = {}
+        self._usable_bytes: int | None = None  # where a torn last line begins
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--out {folder} is a file; wanted a folder, which may exist or not.")
+        try:
+            content = self.path.read_bytes() if self.path.exists() else b""
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
+        self._read(content, notify)
+
+    def _read(self, content: bytes, notify: Callable[[str], None]) -> None:
+        *lines, torn = content.split(b"\n")
+        if torn:
+            # A file of something else is not touched.
+            if torn[: len(_FIRST_BYTES)] != _FIRST_BYTES[: len(torn)]:
+                raise InputError(f"{self.path} is not a results file of mulo-eval; choose another --out.")
+            self._usable_bytes = len(content) - len(torn)
+            notify(f"{self.path}: the last line is unfinished and is dropped; its run is done again.")
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                missing = [field for field in _FIELDS if field not in record]
+            except (ValueError, TypeError):
+                missing = ["key"]
+            if missing:
+                raise InputError(
+                    f"{self.path}, line {number}, is not a result of mulo-eval: it has no {missing[0]!r}. "
+                    "Remove the line, or choose another --out."
+                )
+            self._records[record["key"]] = record
+
+    def get(self, key: str) -> Record | None:
+        """The record of a finished run, or `None`."""
+        return self._records.get(key)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records.values())
+
+    def append(self, record: Record) -> None:
+        """Adds a finished run; it is on disk when this returns.
+
+        Raises:
+          InputError: the file cannot be written.
+        """
+        line = json.dumps(record, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self._usable_bytes is not None:
+                os.truncate(self.path, self._usable_bytes)
+                self._usable_bytes = None
+            with self.path.open("a") as file:
+                file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}.") from error
+        self._records[record["key"]] = json.loads(line)
