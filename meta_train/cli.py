@@ -1,0 +1,160 @@
+"""mulo-meta-train: flags -> configuration -> driver. Wrong flags are answered before JAX is imported."""
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from meta_train.config import PRESETS, MetaTrainConfig
+from mulo.errors import InputError
+from mulo.names import lookup
+
+_PROGRAM = "mulo-meta-train"
+_EPILOG = """\
+examples:
+  mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
+  mulo-meta-train --resume runs/a                        go on with a run that was stopped
+  mulo-meta-train digest runs/a                          SHA-256 of the run's theta
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}. See {self.prog} --help.")
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=_PROGRAM,
+        description="Meta-trains a learned optimizer.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--preset", help=f"where to start from: {', '.join(PRESETS)} (default: quick)")
+    parser.add_argument("--out", type=Path, help="run directory, must not exist (default: runs/PRESET-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run directory")
+    parser.add_argument("--checkpoint-interval", type=int, default=100, help="meta-steps between two saves")
+    parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
+    group = parser.add_argument_group("configuration (default: the preset's)")
+    for field in dataclasses.fields(MetaTrainConfig):
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            dest=field.name,
+            default=argparse.SUPPRESS,
+            help=field.metadata["help"],
+            **_argument_type(field.default),
+        )
+    return parser
+
+
+def _argument_type(default: Any) -> dict[str, Any]:
+    if isinstance(default, tuple):
+        return {"nargs": "+", "metavar": "TASK"}
+    return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
+
+
+def _make_config(arguments: argparse.Namespace) -> MetaTrainConfig:
+    preset = lookup(PRESETS, arguments.preset or "quick", "preset")
+    changes = {
+        field.name: getattr(arguments, field.name)
+        for field in dataclasses.fields(MetaTrainConfig)
+        if hasattr(arguments, field.name)
+    }
+    if "tasks" in changes:
+        changes["tasks"] = tuple(changes["tasks"])
+    return dataclasses.replace(preset, **changes)
+
+
+def _run(argv: Sequence[str]) -> int:
+    arguments = _make_parser().parse_args(argv)
+    if arguments.checkpoint_interval < 1:
+        raise InputError(f"--checkpoint-interval is {arguments.checkpoint_interval}; wanted at least 1.")
+    if arguments.resume is not None:
+        _check_resume(arguments)
+        outcome_of = _resumer(arguments)
+    else:
+        config = _make_config(arguments)
+        name = f"{arguments.preset or 'quick'}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        out = arguments.out or Path("runs") / name
+        if out.exists():
+            raise InputError(
+                f"{out} exists already and is not overwritten. Go on with it by --resume {out}, or give "
+                "another --out."
+            )
+        outcome_of = _runner(arguments, config, out)
+    outcome = outcome_of()
+    return 0 if outcome.signal_number is None else 128 + outcome.signal_number
+
+
+def _check_resume(arguments: argparse.Namespace) -> None:
+    given = [f.name for f in dataclasses.fields(MetaTrainConfig) if hasattr(arguments, f.name)]
+    given += [name for name in ("preset", "out") if getattr(arguments, name) is not None]
+    if given:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} cannot be changed with --resume: a run goes on with the "
+            "configuration that it was started with. Leave it out, or start a new run with --out."
+        )
+    if not (arguments.resume / "config.json").exists():
+        raise InputError(f"{arguments.resume} is not a run: it has no config.json. Start one with --out.")
+
+
+def _options(arguments: argparse.Namespace) -> Any:
+    from meta_train.driver import RunOptions
+
+    return RunOptions(checkpoint_interval=arguments.checkpoint_interval, tensorboard=arguments.tensorboard)
+
+
+def _runner(arguments: argparse.Namespace, config: MetaTrainConfig, out: Path) -> Any:
+    from meta_train.driver import run
+
+    return lambda: run(config, out, _options(arguments))
+
+
+def _resumer(arguments: argparse.Namespace) -> Any:
+    from meta_train.driver import resume
+
+    return lambda: resume(arguments.resume, _options(arguments))
+
+
+def _digest(argv: Sequence[str]) -> int:
+    parser = _Parser(prog=f"{_PROGRAM} digest", description="Prints the SHA-256 of a run's theta.")
+    parser.add_argument("run", type=Path, help="run directory")
+    arguments = parser.parse_args(argv)
+    if not (arguments.run / "config.json").exists():
+        raise InputError(f"{arguments.run} is not a run: it has no config.json.")
+
+    from meta_train.driver import newest_theta
+    from mulo.checkpoint_file import theta_digest
+
+    meta_step, theta = newest_theta(arguments.run)
+    print(f"theta of {arguments.run} after {meta_step} meta-steps:")  # noqa: T201
+    print(theta_digest(theta))  # noqa: T201
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+      0; 2 after a mistake in what was given, said in one line; 128 + n where signal n stopped the run, which
+      is saved.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _digest(argv[1:]) if argv[:1] == ["digest"] else _run(argv)
+    except InputError as error:
+        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print(f"{_PROGRAM}: stopped at once; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

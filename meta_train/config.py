@@ -1,0 +1,169 @@
+"""What decides the result of meta-training: one frozen record, refused when built, and the presets."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from eval_tasks.names import parse_task_name
+from mulo.errors import InputError
+from mulo.names import lookup
+from mulo.optimizers import OPTIMIZERS
+
+PARAMETRIZATIONS = {"mup": "maximal update parametrization", "sp": "standard parametrization"}
+META_OBJECTIVES = {
+    "loss": "mean inner loss",
+    "log_loss": "mean logarithm of the inner loss: halving it counts the same early and late",
+}
+ESTIMATORS = {
+    "pes": "persistent evolution strategies: fresh perturbations at every truncation",
+    "nres": "noise-reuse evolution strategies: one perturbation for each inner run",
+}
+
+
+def _field(default: Any, help_text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaTrainConfig:
+    """Everything that decides theta. Each field is a flag of `mulo-meta-train`.
+
+    The defaults are the recipe of muLO_S (arXiv 2406.00153, appendix C). Two things differ on
+    purpose: the meta-gradient is clipped before AdamW sees it (the authors' code clips AdamW's step),
+    and an inner run is a whole number of truncations.
+
+    Raises:
+      InputError: a field has a value that cannot be used.
+    """
+
+    tasks: tuple[str, ...] = _field(
+        ("mlp-w128-d3_imagenet32",), "tasks to meta-train on, such as mlp-w32-d2_digits; each gets num-pairs"
+    )
+    parametrization: str = _field("mup", "of the tasks: mup or sp")
+    batch_size: int = _field(4096, "examples in each inner step")
+    optimizer: str = _field("small_fc", "learned optimizer to train")
+    hidden_size: int = _field(32, "hidden units of its network")
+    step_mult: float = _field(0.01, "size of its steps; 0.001 is usual in SP")
+    exp_mult: float = _field(0.001, "weight of its magnitude output")
+    estimator: str = _field("pes", "of the meta-gradient")
+    truncation_length: int = _field(50, "inner steps between two meta-gradients")
+    min_horizon: int = _field(100, "shortest inner run, in inner steps")
+    max_horizon: int = _field(1000, "longest inner run; lengths are log-uniform in between")
+    num_pairs: int = _field(8, "antithetic pairs of perturbed inner runs, for each task")
+    pairs_per_slot: int = _field(8, "pairs advanced together; they share the position in their run")
+    perturbation_std: float = _field(0.01, "standard deviation of the perturbations of theta")
+    meta_objective: str = _field("loss", "what a truncation is judged by: the mean of loss or log_loss")
+    loss_bound: float = _field(1.5, "inner losses are clipped to this times that of guessing")
+    meta_steps: int = _field(5000, "updates of theta")
+    learning_rate: float = _field(3e-3, "of meta-training, at its peak")
+    end_learning_rate: float = _field(1e-3, "of meta-training, after the last meta-step")
+    warmup_steps: int = _field(100, "meta-steps until the peak")
+    weight_decay: float = _field(1e-4, "of the meta-optimizer, AdamW")
+    max_global_norm: float = _field(1.0, "meta-gradients are clipped to this norm")
+    seed: int = _field(0, "of everything random")
+
+    def __post_init__(self):
+        """Refuses what cannot be run, before anything is compiled."""
+        for field in dataclasses.fields(self):
+            _check_number(field.name, getattr(self, field.name))
+        if not self.tasks:
+            raise InputError("tasks is empty; wanted at least one, such as mlp-w32-d2_digits.")
+        for name in self.tasks:
+            parse_task_name(name)
+        lookup(PARAMETRIZATIONS, self.parametrization, "parametrization")
+        lookup(OPTIMIZERS, self.optimizer, "learned optimizer")
+        lookup(ESTIMATORS, self.estimator, "gradient estimator")
+        lookup(META_OBJECTIVES, self.meta_objective, "meta-objective")
+        if self.num_pairs % self.pairs_per_slot:
+            raise InputError(
+                f"num_pairs {self.num_pairs} is not a multiple of pairs_per_slot {self.pairs_per_slot}."
+            )
+        if not self.truncation_length <= self.min_horizon <= self.max_horizon:
+            raise InputError(
+                f"truncation_length {self.truncation_length}, min_horizon {self.min_horizon}, max_horizon "
+                f"{self.max_horizon}: wanted each to be at least as large as the one before."
+            )
+        if self.warmup_steps > self.meta_steps:
+            # A short trial of a long recipe: all of it is warm-up.
+            object.__setattr__(self, "warmup_steps", self.meta_steps)
+
+    def to_json(self) -> str:
+        """The fields as JSON text."""
+        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "MetaTrainConfig":
+        """Reads what `to_json` wrote.
+
+        Raises:
+          InputError: not JSON, or not these fields; `where` names the file in the message.
+        """
+        try:
+            fields = json.loads(text)
+            return cls(**{**fields, "tasks": tuple(fields["tasks"])})
+        except InputError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"{where} is not a configuration of this version of mulo: {error}") from error
+
+    def digest(self) -> str:
+        """SHA-256 of the fields, hexadecimal."""
+        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def slots(self) -> tuple[str, ...]:
+        """The task of each slot: `num_pairs / pairs_per_slot` slots for each task, in order."""
+        shards = self.num_pairs // self.pairs_per_slot
+        return tuple(task for task in self.tasks for _ in range(shards))
+
+    @property
+    def optimizer_config(self) -> dict[str, Any]:
+        """The learned optimizer's own fields."""
+        return {key: getattr(self, key) for key in ("hidden_size", "step_mult", "exp_mult")}
+
+
+# fmt: off
+_POSITIVE = frozenset((
+    "batch_size", "hidden_size", "truncation_length", "min_horizon", "max_horizon", "num_pairs",
+    "pairs_per_slot", "perturbation_std", "loss_bound", "meta_steps", "max_global_norm",
+))
+# fmt: on
+
+
+def _check_number(name: str, value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return
+    low = 1 if name in _POSITIVE and isinstance(value, int) else 0
+    if not math.isfinite(value) or value < low or (value == 0 and name in _POSITIVE):
+        wanted = f"at least {low}" if low or name not in _POSITIVE else "above 0"
+        raise InputError(f"{name} is {value}; wanted a finite number {wanted}.")
+    if name == "seed" and value >= 2**32:
+        raise InputError(f"seed is {value}; wanted less than 2**32.")
+
+
+PRESETS: Mapping[str, MetaTrainConfig] = {
+    # Two CPU cores finish this in under five minutes; digits at three small widths.
+    "quick": MetaTrainConfig(
+        tasks=("mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"),
+        batch_size=64,
+        hidden_size=8,
+        truncation_length=20,
+        min_horizon=40,
+        max_horizon=400,
+        num_pairs=8,
+        pairs_per_slot=8,
+        meta_steps=250,
+        learning_rate=1e-2,
+        end_learning_rate=1e-3,
+        warmup_steps=10,
+    ),
+    # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors).
+    "paper-s": MetaTrainConfig(),
+    # muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
+    "paper-m": MetaTrainConfig(
+        tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32")
+    ),
+}

@@ -1,0 +1,29 @@
+"""What an executor is: it owns the slots and advances all of them by one truncation when asked."""
+
+from typing import NamedTuple, Protocol
+
+from meta_train.slot import SlotState, SlotStatistics
+from mulo.optimizers.base import Theta
+
+
+class SlotResult(NamedTuple):
+    """What one slot answers."""
+
+    gradient: Theta
+    statistics: SlotStatistics
+
+
+class Executor(Protocol):
+    """The contract. The answers depend on configuration, theta and meta-step, never on who computes them."""
+
+    def advance(self, theta: Theta, meta_step: int) -> list[SlotResult]:
+        """Advances every slot by one truncation; answers in slot order."""
+        ...
+
+    def snapshot(self) -> list[SlotState]:
+        """The state of every slot, as NumPy arrays, in slot order."""
+        ...
+
+    def restore(self, slot_states: list[SlotState]) -> None:
+        """Goes on from a snapshot."""
+        ...

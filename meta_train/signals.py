@@ -1,0 +1,32 @@
+"""SIGINT and SIGTERM ask a run to save and leave; a second one leaves at once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class StopRequest:
+    """Whether the run was asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        """Nothing asked yet."""
+        self.signal_number: int | None = None
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turns SIGINT and SIGTERM into a request that the outer loop looks at between two meta-steps."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
