@@ -1,0 +1,65 @@
+"""Who may import whom."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.sources import PACKAGES, ROOT, sources
+
+OURS = {*PACKAGES, "tests"}
+MAY_IMPORT = {
+    "mulo": set(),
+    "eval_tasks": {"mulo"},
+    "meta_train": {"mulo", "eval_tasks"},
+    "checkpoints": set(),
+}
+LIBRARY_NEEDS = {"jax", "optax", "flax", "numpy", "msgpack"}
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_direction(package):
+    found = sources(package)
+    assert found
+    for source in found:
+        assert source.foreign_imports() & OURS <= {package, *MAY_IMPORT[package]}, source.name
+
+
+def test_the_library_needs_only_its_own_dependencies():
+    for source in sources("mulo"):
+        assert source.foreign_imports() <= {"mulo", *LIBRARY_NEEDS}, source.name
+
+
+def test_only_one_file_may_import_ray():
+    for source in sources(*PACKAGES):
+        if source.name != "meta_train/executors/ray_actors.py":
+            assert "ray" not in source.foreign_imports(), source.name
+
+
+def test_underscore_modules_are_private_to_their_package():
+    for source in sources(*PACKAGES):
+        for name in source.imports():
+            package, *rest = name.split(".")
+            private = package in OURS and any(part.startswith("_") for part in rest)
+            assert not private or source.name.startswith(f"{package}/"), f"{source.name} imports {name}"
+
+
+def test_optimizers_and_mup_know_nothing_of_one_another():
+    for source in sources("mulo/optimizers"):
+        assert not any(name.startswith("mulo.mup") for name in source.imports()), source.name
+    for source in sources("mulo/mup"):
+        assert not any(name.startswith("mulo.optimizers") for name in source.imports()), source.name
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import mulo",
+        "import mulo.names, mulo.errors",
+        "from mulo.optimizers import OPTIMIZERS",
+        "import mulo; mulo.InputError, mulo.CheckpointError, dir(mulo)",
+    ],
+)
+def test_what_a_command_line_reads_first_imports_no_jax(statement):
+    program = f"import sys; {statement}; sys.exit('jax' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -1,0 +1,70 @@
+"""The names that users write, and how they are called. A change here is a change for them."""
+
+import inspect
+
+import mulo
+
+SIGNATURES = {
+    "Checkpoint": "(optimizer, theta, parametrization, provenance=<factory>)",
+    "CheckpointError": "an error",
+    "InputError": "an error",
+    "OptimizerState": "(params, theta, inner, optimizer, mup)",
+    "SmallFC": "(*, hidden_size=32, step_mult=0.001, exp_mult=0.001, max_global_norm=0.0)",
+    "apply": "(optimizer_state, grads, *, value=None)",
+    "init": "(params, source, *, mup=None, num_steps=None)",
+    "load": "(path_or_name, *, expect=None)",
+    "mup": "a module",
+    "optimizer": "(source, learning_rate=1.0, *, mup=None, num_steps=None)",
+    "save": "(path, checkpoint, *, overwrite=False)",
+}
+MUP_SIGNATURES = {
+    "LeafMuP": "(path, shape, infinite, role, fan_in, base_fan_in)",
+    "MuP": "(leaves)",
+    "RULES": "a table",
+    "Role": "an enumeration",
+    "Rule": "(init_std, forward_multiplier, update_multiplier, adam_lr_multiplier)",
+    "STANDARD": "a MuP",
+    "infer": "(target, base, delta=None, *, overrides=None)",
+}
+
+
+def _describe(value: object) -> str:
+    if inspect.ismodule(value):
+        return "a module"
+    if isinstance(value, mulo.mup.MuP):
+        return "a MuP"
+    if isinstance(value, type) and issubclass(value, Exception):
+        return "an error"
+    if value is mulo.mup.Role:
+        return "an enumeration"
+    if not callable(value):
+        return "a table"
+    signature = inspect.signature(value)
+    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+
+
+def test_public_names_and_signatures():
+    assert {name: _describe(getattr(mulo, name)) for name in mulo.__all__} == SIGNATURES
+
+
+def test_public_names_of_mup():
+    public = {
+        name
+        for name, value in vars(mulo.mup).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert {name: _describe(getattr(mulo.mup, name)) for name in public} == MUP_SIGNATURES
+
+
+def test_public_functions_are_documented_with_their_arguments():
+    for name in ("apply", "init", "load", "optimizer", "save"):
+        function = getattr(mulo, name)
+        doc = inspect.getdoc(function)
+        for argument in inspect.signature(function).parameters:
+            assert f"{argument}:" in doc, f"mulo.{name} says nothing of {argument}"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(mulo, "no_such_name")
+    assert set(dir(mulo)) == set(mulo.__all__)

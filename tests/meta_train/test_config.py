@@ -1,0 +1,66 @@
+import dataclasses
+import re
+
+import pytest
+
+from meta_train.config import PRESETS, MetaTrainConfig
+from mulo.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": ()}, "tasks is empty"),
+        ({"tasks": ("mlp-w-8-d2_digits",)}, "width"),
+        ({"tasks": ("mlp-w8-d2_digit",)}, "Did you mean 'digits'"),
+        ({"tasks": ("mlpp-w8-d2_digits",)}, "Did you mean 'mlp'"),
+        ({"parametrization": "mupp"}, "Did you mean 'mup'"),
+        ({"optimizer": "smallfc"}, "Did you mean 'small_fc'"),
+        ({"estimator": "pess"}, "Did you mean 'pes'"),
+        ({"meta_steps": 0}, "meta_steps is 0; wanted a finite number at least 1"),
+        ({"meta_steps": -3}, "meta_steps is -3"),
+        ({"batch_size": -1}, "batch_size is -1"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"perturbation_std": 0.0}, "perturbation_std is 0.0; wanted a finite number above 0"),
+        ({"loss_bound": float("inf")}, "loss_bound is inf"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**32}, "wanted less than 2\\*\\*32"),
+        ({"pairs_per_slot": 3}, "num_pairs 8 is not a multiple of pairs_per_slot 3"),
+        ({"min_horizon": 10}, "truncation_length 20, min_horizon 10"),
+        ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_when_the_configuration_is_built(change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        dataclasses.replace(PRESETS["quick"], **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_json_round_trip(name):
+    config = PRESETS[name]
+    assert MetaTrainConfig.from_json(config.to_json(), "here") == config
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": ["mlp-w8-d2_digits"], "colour": 1}', "null"])
+def test_a_file_that_is_no_configuration_is_named(text):
+    with pytest.raises(InputError, match=re.escape("runs/a/config.json is not a configuration")):
+        MetaTrainConfig.from_json(text, "runs/a/config.json")
+
+
+def test_the_digest_tells_every_field():
+    config = PRESETS["quick"]
+    changes = {"seed": 1, "meta_steps": 251, "tasks": ("mlp-w8-d2_digits",), "perturbation_std": 0.02}
+    digests = {dataclasses.replace(config, **{name: value}).digest() for name, value in changes.items()}
+    assert len(digests | {config.digest()}) == len(changes) + 1
+
+
+def test_paper_presets_are_the_published_recipe():
+    small, medium = PRESETS["paper-s"], PRESETS["paper-m"]
+    assert small.tasks == ("mlp-w128-d3_imagenet32",)
+    assert [task.split("-")[1] for task in medium.tasks] == ["w128", "w512", "w1024"]
+    for config in (small, medium):
+        assert (config.meta_steps, config.truncation_length, config.num_pairs) == (5000, 50, 8)
+        assert (config.min_horizon, config.max_horizon, config.batch_size) == (100, 1000, 4096)
+        assert (config.hidden_size, config.step_mult, config.perturbation_std) == (32, 0.01, 0.01)
+        assert (config.learning_rate, config.end_learning_rate, config.warmup_steps) == (3e-3, 1e-3, 100)

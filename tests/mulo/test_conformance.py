@@ -1,0 +1,82 @@
+"""`python -m mulo.conformance` accepts the reference's traces and notices what differs from them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mulo import conformance
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3"]
+QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_row", "acc_last/fac_col"]
+
+
+@pytest.mark.parametrize("name", ["sp_small_fc_lopt_h4", "sp_small_fc_lopt_h32", "mup_small_fc_lopt_h32"])
+def test_the_optimizer_agrees_with_the_reference(name, capsys):
+    assert conformance.main([str(GOLDEN / f"{name}.npz")]) == 0
+    output = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in output.splitlines()}
+    for quantity in (*QUANTITIES, "acc_last/fac_diag", "debug/features_norm"):
+        assert {f"{quantity}/{leaf}" for leaf in LEAVES} <= rows.keys()
+    with np.load(GOLDEN / f"{name}.npz") as recorded:
+        num_nonfinite = {leaf: int((~np.isfinite(recorded[f"params/{leaf}"])).sum()) for leaf in LEAVES}
+    assert sum(num_nonfinite.values()) > 0
+    for leaf, count in num_nonfinite.items():
+        assert (f"{count} entries excluded" in rows[f"params/{leaf}"]) == (count > 0)
+    assert "TOO FAR" not in output
+    assert "OURS NOT FINITE" not in output
+
+
+def small_trace(changed=None, by=0.0):
+    """One leaf of a trace (quick to replay), with `by` root mean squares added to one entry of one array."""
+    with np.load(GOLDEN / "sp_small_fc_lopt_h4.npz") as recorded:
+        arrays = {
+            key: recorded[key]
+            for key in recorded.files
+            if not any(key.endswith(f"/{leaf}") for leaf in recorded_leaves(recorded) if leaf != "b_vector")
+            and not key.startswith("params_clip_grad/")
+        }
+    if changed:
+        array = arrays[changed]
+        array.flat[0] += by * np.sqrt(np.mean(np.square(array)))
+    return arrays
+
+
+def recorded_leaves(recorded):
+    return [key.removeprefix("params0/") for key in recorded.files if key.startswith("params0/")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "by", "too_far"),
+    [
+        (None, 0.0, set()),
+        ("params/b_vector", 1e-3, {"params/b_vector"}),
+        ("acc_last/rms/b_vector", 1e-3, {"acc_last/rms/b_vector"}),
+        ("theta/nn/~/w2", 1e-3, {"steps/b_vector", "params/b_vector", "debug/features_norm/b_vector"}),
+    ],
+)
+def test_a_difference_is_found_and_named(tmp_path, capsys, changed, by, too_far):
+    np.savez(tmp_path / "trace.npz", **small_trace(changed, by))
+    assert conformance.main([str(tmp_path / "trace.npz")]) == (1 if too_far else 0)
+    lines = capsys.readouterr().out.splitlines()
+    assert {line.split()[0] for line in lines if "TOO FAR" in line} == too_far
+    assert {"params/b_vector", "steps/b_vector"} <= {line.split()[0] for line in lines}
+
+
+def test_a_file_that_is_no_trace_is_refused(tmp_path, capsys):
+    garbage, cut = tmp_path / "garbage.npz", tmp_path / "cut.npz"
+    garbage.write_bytes(b"garbage\n" * 9)
+    cut.write_bytes((GOLDEN / "pes.npz").read_bytes()[:5000])
+    for path, message in [
+        (GOLDEN / "pes.npz", "pes.npz is not a trace of small_fc_lopt: it has no 'meta/hidden_size'. Wanted"),
+        (garbage, "garbage.npz is not a NumPy archive of plain arrays"),
+        (cut, "cut.npz is not a NumPy archive of plain arrays"),
+        (tmp_path, "is not a NumPy archive of plain arrays"),
+        (tmp_path / "none.npz", "none.npz: no such file"),
+    ]:
+        assert conformance.main([str(path)]) == 2
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert message in output.err
+        assert output.err.count("\n") == 1
