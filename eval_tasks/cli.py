@@ -7,9 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from eval_tasks.baselines import BASELINES
+from eval_tasks.command_line import Parser
 from eval_tasks.data import DATA_SETS
 from eval_tasks.suites import SUITES, Suite
 from mulo.errors import InputError
@@ -32,15 +32,8 @@ _SUITE_FLAGS = {
 }
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}. See {self.prog} --help.")
-
-
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=_PROGRAM,
         description="Runs learned optimizers and Adam at several widths and compares them.",
         epilog=_EPILOG,

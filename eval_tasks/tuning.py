@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-GRID: tuple[float, ...] = tuple(2.5e-4 * 2**power for power in range(9))
-"""From 2.5e-4 to 6.4e-2 by factors of two; the same for every tuned baseline and width."""
+GRID: tuple[float, ...] = tuple(5e-4 * 2**power for power in range(9))
+"""From 5e-4 to 1.28e-1 by factors of two; the same for every tuned baseline and width."""
 
 
 class Choice(NamedTuple):

@@ -6,8 +6,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from eval_tasks.command_line import Parser
 from meta_train.config import PRESETS, MetaTrainConfig
 from mulo.errors import InputError
 from mulo.names import lookup
@@ -21,15 +22,8 @@ examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}. See {self.prog} --help.")
-
-
 def _make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=_PROGRAM,
         description="Meta-trains a learned optimizer.",
         epilog=_EPILOG,
@@ -123,7 +117,7 @@ def _resumer(arguments: argparse.Namespace) -> Any:
 
 
 def _digest(argv: Sequence[str]) -> int:
-    parser = _Parser(prog=f"{_PROGRAM} digest", description="Prints the SHA-256 of a run's theta.")
+    parser = Parser(prog=f"{_PROGRAM} digest", description="Prints the SHA-256 of a run's theta.")
     parser.add_argument("run", type=Path, help="run directory")
     arguments = parser.parse_args(argv)
     if not (arguments.run / "config.json").exists():

@@ -145,19 +145,22 @@ def _check_number(name: str, value: Any) -> None:
 
 
 PRESETS: Mapping[str, MetaTrainConfig] = {
-    # Two CPU cores finish this in under five minutes; digits at three small widths.
+    # Two CPU cores finish this in under five minutes; digits at three small widths. It departs from the
+    # paper's recipe where so few meta-steps ask for it: noise is reused (PES's growing sums need more
+    # averaging), the logarithm of the loss is judged, and steps are ten times as large.
     "quick": MetaTrainConfig(
         tasks=("mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"),
         batch_size=64,
         hidden_size=8,
+        step_mult=0.1,
+        estimator="nres",
+        meta_objective="log_loss",
         truncation_length=20,
         min_horizon=40,
         max_horizon=400,
-        num_pairs=8,
-        pairs_per_slot=8,
-        meta_steps=250,
+        meta_steps=2000,
         learning_rate=1e-2,
-        end_learning_rate=1e-3,
+        end_learning_rate=1e-4,
         warmup_steps=10,
     ),
     # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors).

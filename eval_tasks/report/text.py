@@ -22,6 +22,8 @@ def print_tables(results: Results, suite: Suite, file: IO[str] | None = None) ->
     """
     console = Console(file=file, highlight=False, soft_wrap=True)
     plain = not console.is_terminal
+    if plain:
+        console.width = 200  # a file has no width; by default 80 columns are assumed and cells cut
     seeds = f"{suite.num_seeds} seed{'s' if suite.num_seeds > 1 else ''}"
     last = -(-suite.num_steps // 10)
     tables = (
@@ -53,7 +55,7 @@ def _table(title: str, results: Results, suite: Suite, text_of: Callable[[Cell],
     )
     table.add_column("optimizer", no_wrap=True)
     for width in suite.widths:
-        table.add_column(f"width {width}", justify="right", no_wrap=True)
+        table.add_column(f"width {width}", justify="right")
     best = {width: _best_label(results, width) for width in suite.widths}
     for label, cells in results.items():
         texts = []

@@ -1,0 +1,117 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from eval_tasks.cli import main
+from tests.descriptors import SMALL_FC_H4
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+# fmt: off
+TINY = (
+    "--suite", "wide", "--base-width", "2", "--depth", "1", "--data-set", "digits",
+    "--num-steps", "4", "--batch-size", "4", "--num-seeds", "2",
+)
+# fmt: on
+
+
+def run_cli(capsys, *arguments):
+    code = main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    import mulo
+
+    path = tmp_path / "mine.mulo"
+    mulo.save(path, SMALL_FC_H4.checkpoint())
+    return path
+
+
+def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys, checkpoint):
+    out = tmp_path / "results"
+    command = [*TINY, "--optimizer", checkpoint, "--optimizer", "adam-1e-3", "--out", out]
+    code, text, err = run_cli(capsys, *command)
+    assert (code, err) == (0, "")
+    content = (out / "results.jsonl").read_bytes()
+    records = [json.loads(line) for line in content.splitlines()]
+    assert sorted((r["optimizer"], r["width"], r["seed"]) for r in records) == [
+        (name, width, seed) for name in ("adam-1e-3", "mine") for width in (2, 8, 16, 32) for seed in (0, 1)
+    ]
+    assert (out / "wide.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert "width 32" in text
+    assert str(out / "wide.png") in text
+    mean = sum(r["final_loss"] for r in records if (r["optimizer"], r["width"]) == ("mine", 32)) / 2
+    assert f"{mean:.4f} +- " in text
+    tables = text[text.index("Suite wide") :]
+    code, text, _ = run_cli(capsys, *command)
+    assert code == 0
+    assert (out / "results.jsonl").read_bytes() == content
+    assert text[text.index("Suite wide") :] == tables
+
+
+def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
+    code, text, _ = run_cli(capsys, *TINY, "--num-seeds", 1, "--optimizer", "muadamw", "--out", tmp_path / "a")
+    assert code == 0
+    assert "muadamw: learning rate tuned at base width, on other seeds." in text
+    records = [json.loads(line) for line in (tmp_path / "a/results.jsonl").read_text().splitlines()]
+    tuned = {r["learning_rate"]: r["final_loss"] for r in records if r["purpose"] == "tune"}
+    assert {r["width"] for r in records if r["purpose"] == "tune"} == {2}
+    assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {min(tuned, key=tuned.get)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--suite wyde --optimizer adamw", "No suite is called 'wyde'. Did you mean 'wide'?"),
+        ("--suite wide --optimizer adamv", "No optimizer is called 'adamv'. Did you mean 'adamw'?"),
+        ("--suite wide --optimizer no-such", "no-such"),
+        ("--suite wide --optimizer adamw --data-set digitz", "Did you mean 'digits'?"),
+        ("--suite wide", "the following arguments are required: --optimizer"),
+        ("--optimizer adamw", "the following arguments are required: --suite"),
+        ("--suite wide --optimizer adamw", "give --base-width, --depth, --data-set"),
+        ("--suite wide --optimizer adamw --base-width -4", "-4"),
+        ("--suite wide --optimizer adamw --depth 0", "depth"),
+        ("--suite wide --optimizer adamw --num-steps 0", "--num-steps is 0; wanted at least 1."),
+        ("--suite wide --optimizer adamw --num-seeds -1", "--num-seeds is -1; wanted at least 1."),
+        ("--suite wide --optimizer adamw --seed -1", "--seed is -1"),
+        ("--suite wide --optimizer adamw --batch-size x", "invalid int value: 'x'"),
+        (
+            "--suite wide --optimizer adamw --base-width 2 --depth 1 --data-set cifar10 --out {tmp}/c",
+            "MULO_DATA_DIR",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("MULO_DATA_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_cli(capsys, *arguments.format(tmp=tmp_path).split())
+    assert code == 2
+    assert message in err
+    assert err.startswith("mulo-eval: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_a_truncated_checkpoint_is_refused_and_kept(keep, tmp_path, capsys, checkpoint):
+    content = checkpoint.read_bytes()[:keep]
+    checkpoint.write_bytes(content)
+    code, out, err = run_cli(capsys, *TINY, "--optimizer", checkpoint, "--out", tmp_path / "a")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert str(checkpoint) in err
+    assert checkpoint.read_bytes() == content
+    assert not (tmp_path / "a").exists()
+
+
+def test_wrong_flags_are_answered_without_jax():
+    script = (
+        "import sys, eval_tasks.cli\n"
+        "assert eval_tasks.cli.main(['--suite', 'wyde', '--optimizer', 'adamw']) == 2\n"
+        "assert 'jax' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
