@@ -23,7 +23,7 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 
 demo: $(READY)
 	$(BIN)/mulo-meta-train --preset quick --seed 0 --out $(DEMO)
-	$(BIN)/mulo-eval --suite wide --optimizer $(DEMO) --num-steps 100 --batch-size 64 --out $(DEMO)/wide
+	$(BIN)/mulo-eval --suite wide --optimizer $(DEMO) --num-steps 200 --out $(DEMO)/wide
 
 test: $(READY)
 	$(BIN)/python -m pytest

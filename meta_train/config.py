@@ -150,7 +150,7 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
     # averaging), the logarithm of the loss is judged, and steps are ten times as large.
     "quick": MetaTrainConfig(
         tasks=("mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"),
-        batch_size=64,
+        batch_size=128,
         hidden_size=8,
         step_mult=0.1,
         estimator="nres",

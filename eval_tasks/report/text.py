@@ -85,8 +85,12 @@ def _loss_text(cell: Cell, field: str, plain: bool) -> str:
             else (f"diverged ({result.num_diverged} of {result.num_runs})")
         )
     if result.standard_error is None:
-        return f"{result.mean:.4f}"
-    return f"{result.mean:.4f} {'+-' if plain else '±'} {result.standard_error:.4f}"
+        return _number_text(result.mean)
+    return f"{_number_text(result.mean)} {'+-' if plain else '±'} {_number_text(result.standard_error)}"
+
+
+def _number_text(value: float) -> str:
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def _validation_text(cell: Cell, plain: bool) -> str:

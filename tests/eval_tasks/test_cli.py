@@ -55,7 +55,8 @@ def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys
 
 
 def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
-    code, text, _ = run_cli(capsys, *TINY, "--num-seeds", 1, "--optimizer", "muadamw", "--out", tmp_path / "a")
+    command = [*TINY, "--num-seeds", 1, "--optimizer", "muadamw", "--out", tmp_path / "a"]
+    code, text, _ = run_cli(capsys, *command)
     assert code == 0
     assert "muadamw: learning rate tuned at base width, on other seeds." in text
     records = [json.loads(line) for line in (tmp_path / "a/results.jsonl").read_text().splitlines()]
