@@ -1,0 +1,1 @@
+"""What the project costs: each module prints a table and writes JSON."""
