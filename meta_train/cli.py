@@ -42,14 +42,16 @@ def _make_parser() -> argparse.ArgumentParser:
             dest=field.name,
             default=argparse.SUPPRESS,
             help=field.metadata["help"],
-            **_argument_type(field.default),
+            **_argument_type(field),
         )
     return parser
 
 
-def _argument_type(default: Any) -> dict[str, Any]:
+def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
+    default = field.default
     if isinstance(default, tuple):
-        return {"nargs": "+", "metavar": "TASK"}
+        weights = field.name == "task_weights"
+        return {"nargs": "+", "type": float if weights else str, "metavar": "X" if weights else "TASK"}
     return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
 
 
@@ -60,9 +62,8 @@ def _make_config(arguments: argparse.Namespace) -> MetaTrainConfig:
         for field in dataclasses.fields(MetaTrainConfig)
         if hasattr(arguments, field.name)
     }
-    if "tasks" in changes:
-        changes["tasks"] = tuple(changes["tasks"])
-    return dataclasses.replace(preset, **changes)
+    lists = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}
+    return dataclasses.replace(preset, **{**changes, **lists})
 
 
 def _run(argv: Sequence[str]) -> int:

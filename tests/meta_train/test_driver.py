@@ -181,7 +181,7 @@ def test_killed_run_is_resumed_with_the_same_bits(whole_run, tmp_path):
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in dataclasses.asdict(CONFIG).items()
-        if name != "tasks"
+        if not isinstance(value, tuple)
     ]
     command = [sys.executable, "-m", "meta_train.cli", "--tasks", *CONFIG.tasks, *flags]
     with subprocess.Popen([*command, "--out", out, "--checkpoint-interval", "1"]) as process:
