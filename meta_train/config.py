@@ -79,16 +79,27 @@ class MetaTrainConfig:
     warmup_steps: int = _field(100, "meta-steps until the peak")
     weight_decay: float = _field(1e-4, "of the meta-optimizer, AdamW")
     max_global_norm: float = _field(1.0, "meta-gradients are clipped to this norm")
+    validation_tasks: tuple[str, ...] = _field((), "tasks that theta is scored on, wider than those above")
+    validation_interval: int = _field(0, "meta-steps between two validations; 0 = none")
+    validation_steps: int = _field(200, "inner steps of each validation run")
+    validation_seeds: int = _field(2, "validation runs on each task")
     seed: int = _field(0, "of everything random")
 
     def __post_init__(self):
         """Refuses what cannot be run, before anything is compiled."""
         for field in dataclasses.fields(self):
-            _check_number(field.name, getattr(self, field.name))
+            value = check_field(field, getattr(self, field.name))
+            _check_number(field.name, value)
+            object.__setattr__(self, field.name, value)
         if not self.tasks:
             raise InputError("tasks is empty; wanted at least one, such as mlp-w32-d2_digits.")
-        for name in self.tasks:
+        for name in (*self.tasks, *self.validation_tasks):
             check_task_name(name)
+        if bool(self.validation_tasks) != bool(self.validation_interval):
+            raise InputError(
+                f"validation_interval is {self.validation_interval} with {len(self.validation_tasks)} "
+                "validation_tasks; wanted both, or neither."
+            )
         self._check_weights()
         lookup(PARAMETRIZATIONS, self.parametrization, "parametrization")
         lookup(OPTIMIZERS, self.optimizer, "learned optimizer")
@@ -165,9 +176,34 @@ class MetaTrainConfig:
 # fmt: off
 _POSITIVE = frozenset((
     "batch_size", "hidden_size", "truncation_length", "min_horizon", "max_horizon", "num_pairs",
-    "pairs_per_slot", "perturbation_std", "task_weights", "loss_bound", "meta_steps", "max_global_norm",
+    "validation_steps", "validation_seeds", "pairs_per_slot", "perturbation_std", "task_weights",
+    "loss_bound", "meta_steps", "max_global_norm",
 ))
 # fmt: on
+
+
+def check_field(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a field in its own type: whole numbers become floats where floats are wanted.
+
+    Raises:
+      InputError: a value of another type.
+    """
+    if isinstance(field.default, tuple):
+        of_text = field.name != "task_weights"
+        right = isinstance(value, tuple) and all(_is_a(str if of_text else float, item) for item in value)
+        wanted = f"a list of {'texts' if of_text else 'numbers'}"
+        value = tuple(item if of_text else float(item) for item in value) if right else value
+    else:
+        kind = type(field.default)
+        right, wanted = _is_a(kind, value), {int: "a whole number", float: "a number", str: "a text"}[kind]
+        value = float(value) if right and kind is float else value
+    if not right:
+        raise InputError(f"{field.name} is {value!r}; wanted {wanted}.")
+    return value
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
 def _check_number(name: str, value: Any) -> None:

@@ -18,7 +18,7 @@ from meta_train.slot import SlotProgram, advance, reset
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
 
-_PURPOSES = {"theta": 0, "reset": 1, "perturbation": 2, "unroll": 3}
+_PURPOSES = {"theta": 0, "reset": 1, "perturbation": 2, "unroll": 3, "validation": 4}
 
 
 def addressed_key(seed: int, purpose: str, slot_index: int = 0, meta_step: int = 0) -> jax.Array:

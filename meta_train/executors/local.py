@@ -38,7 +38,7 @@ class LocalExecutor:
             gradient, self._states[slot_index], statistics = compiled.advance(
                 theta, state, keys, compiled.source
             )
-            results.append(SlotResult(gradient, statistics))
+            results.append(SlotResult(gradient, statistics, compiled.program.estimator.num_copies))
         return results
 
     def snapshot(self) -> list[SlotState]:
