@@ -1,6 +1,7 @@
 """A task: a network to be trained, its loss, its data and its muP."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,13 +10,17 @@ import jax.numpy as jnp
 import optax
 
 from eval_tasks.data import load_data
-from eval_tasks.data.source import Batch, DataSource
+from eval_tasks.data.source import Batch, DataSource, draw_batch
 from eval_tasks.models import make_model
 from eval_tasks.models.parametrization import PARAMETRIZATIONS
 from eval_tasks.names import TaskName, parse_task_name
+from eval_tasks.plugins import is_plugin_task, load_plugin
 from mulo.errors import InputError
 from mulo.mup import STANDARD, MuP, infer
 from mulo.names import lookup
+
+DrawBatch = Callable[[Any, str, jax.Array, int], Any]
+"""source, "train" or "validation", key, batch size -> batch; pure, for use inside jit."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,11 +35,12 @@ class Task:
     parametrization: str  # "mup" or "sp"
     init: Callable[[jax.Array], Any]  # key -> params
     # Both: params, key, batch -> float32 [], the mean over the batch: cross entropy in nats, fraction right.
-    loss: Callable[[Any, jax.Array, Batch], jax.Array]
-    accuracy: Callable[[Any, jax.Array, Batch], jax.Array]
-    source: DataSource
+    loss: Callable[[Any, jax.Array, Any], jax.Array]
+    accuracy: Callable[[Any, jax.Array, Any], jax.Array] | None  # `None` where there is nothing to count
+    source: Any  # of the data sets here: a `DataSource`; of another package's task: any pytree of arrays
     mup: MuP  # `mulo.mup.STANDARD` in SP
-    num_classes: int
+    guessing_loss: float  # of a network that has learned nothing: log(number of classes)
+    draw_batch: DrawBatch = draw_batch
 
 
 def make_task(
@@ -46,7 +52,8 @@ def make_task(
     """Builds the task called `name`.
 
     Args:
-      name: for example `mlp-w128-d3_cifar10-16`.
+      name: for example `mlp-w128-d3_cifar10-16`; or `NAME:ARGUMENT`, a task that another package offers under
+        the entry point `mulo.tasks`: its function is called with the argument and the parametrization.
       parametrization: "mup" or "sp".
       source: its data, if already read; else it is read.
       base_width: the width that muP's Adam multipliers are relative to; by default the task's own.
@@ -60,8 +67,10 @@ def make_task(
     >>> jax.tree.leaves(task.mup.update_multipliers(params))
     [1.0, 1.0, 1.0, 0.03125, 1.0, 1.0]
     """
-    parts = parse_task_name(name) if isinstance(name, str) else name
     lookup(PARAMETRIZATIONS, parametrization, "parametrization")
+    if isinstance(name, str) and is_plugin_task(name):
+        return _make_plugin_task(name, parametrization)
+    parts = parse_task_name(name) if isinstance(name, str) else name
     source = load_data(parts.data_set) if source is None else source
     if source.name != parts.data_set:
         raise InputError(f"Task {parts} was given the data set {source.name!r}; wanted {parts.data_set!r}.")
@@ -86,8 +95,18 @@ def make_task(
         accuracy=accuracy,
         source=source,
         mup=_infer_mup(parts, base, source) if parametrization == "mup" else STANDARD,
-        num_classes=source.num_classes,
+        guessing_loss=math.log(source.num_classes),
     )
+
+
+def _make_plugin_task(name: str, parametrization: str) -> Task:
+    make, argument = load_plugin(name)
+    task = make(argument, parametrization)
+    if not isinstance(task, Task):
+        raise InputError(
+            f"The function of task {name!r} returned {type(task).__name__}; wanted eval_tasks.Task."
+        )
+    return dataclasses.replace(task, name=name)
 
 
 def _functions(parts: TaskName, parametrization: str, source: DataSource) -> tuple[Callable, Callable]:

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from eval_tasks.command_line import Parser
+from meta_train.commands import COMMANDS
 from meta_train.config import PRESETS, MetaTrainConfig
+from meta_train.config_file import read_config_file, to_toml
+from meta_train.errors import DivergedError
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -18,6 +21,9 @@ _EPILOG = """\
 examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
+  mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
+  mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date
+  mulo-meta-train config --preset quick                  all fields, as a file for --config
   mulo-meta-train digest runs/a                          SHA-256 of the run's theta
 """
 
@@ -31,9 +37,11 @@ def _make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--preset", help=f"where to start from: {', '.join(PRESETS)} (default: quick)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of fields; may name a preset")
     parser.add_argument("--out", type=Path, help="run directory, must not exist (default: runs/PRESET-TIME)")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run directory")
     parser.add_argument("--checkpoint-interval", type=int, default=100, help="meta-steps between two saves")
+    parser.add_argument("--keep-checkpoints", type=int, default=2, help="newest checkpoints that are kept")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
     group = parser.add_argument_group("configuration (default: the preset's)")
     for field in dataclasses.fields(MetaTrainConfig):
@@ -42,33 +50,39 @@ def _make_parser() -> argparse.ArgumentParser:
             dest=field.name,
             default=argparse.SUPPRESS,
             help=field.metadata["help"],
-            **_argument_type(field.default),
+            **_argument_type(field),
         )
     return parser
 
 
-def _argument_type(default: Any) -> dict[str, Any]:
+def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
+    default = field.default
     if isinstance(default, tuple):
-        return {"nargs": "+", "metavar": "TASK"}
+        weights = field.name == "task_weights"
+        return {"nargs": "+", "type": float if weights else str, "metavar": "X" if weights else "TASK"}
     return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
 
 
 def _make_config(arguments: argparse.Namespace) -> MetaTrainConfig:
-    preset = lookup(PRESETS, arguments.preset or "quick", "preset")
-    changes = {
+    preset, changes = None, {}
+    if arguments.config is not None:
+        preset, changes = read_config_file(arguments.config)
+    base = lookup(PRESETS, arguments.preset or preset or "quick", "preset")
+    changes |= {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(MetaTrainConfig)
         if hasattr(arguments, field.name)
     }
-    if "tasks" in changes:
-        changes["tasks"] = tuple(changes["tasks"])
-    return dataclasses.replace(preset, **changes)
+    lists = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}
+    return dataclasses.replace(base, **{**changes, **lists})
 
 
 def _run(argv: Sequence[str]) -> int:
     arguments = _make_parser().parse_args(argv)
-    if arguments.checkpoint_interval < 1:
-        raise InputError(f"--checkpoint-interval is {arguments.checkpoint_interval}; wanted at least 1.")
+    for flag in ("checkpoint_interval", "keep_checkpoints"):
+        if getattr(arguments, flag) < 1:
+            flag_name = flag.replace("_", "-")
+            raise InputError(f"--{flag_name} is {getattr(arguments, flag)}; wanted at least 1.")
     if arguments.resume is not None:
         _check_resume(arguments)
         outcome_of = _resumer(arguments)
@@ -88,7 +102,7 @@ def _run(argv: Sequence[str]) -> int:
 
 def _check_resume(arguments: argparse.Namespace) -> None:
     given = [f.name for f in dataclasses.fields(MetaTrainConfig) if hasattr(arguments, f.name)]
-    given += [name for name in ("preset", "out") if getattr(arguments, name) is not None]
+    given += [name for name in ("preset", "config", "out") if getattr(arguments, name) is not None]
     if given:
         raise InputError(
             f"--{given[0].replace('_', '-')} cannot be changed with --resume: a run goes on with the "
@@ -101,7 +115,11 @@ def _check_resume(arguments: argparse.Namespace) -> None:
 def _options(arguments: argparse.Namespace) -> Any:
     from meta_train.driver import RunOptions
 
-    return RunOptions(checkpoint_interval=arguments.checkpoint_interval, tensorboard=arguments.tensorboard)
+    return RunOptions(
+        checkpoint_interval=arguments.checkpoint_interval,
+        keep_checkpoints=arguments.keep_checkpoints,
+        tensorboard=arguments.tensorboard,
+    )
 
 
 def _runner(arguments: argparse.Namespace, config: MetaTrainConfig, out: Path) -> Any:
@@ -116,35 +134,26 @@ def _resumer(arguments: argparse.Namespace) -> Any:
     return lambda: resume(arguments.resume, _options(arguments))
 
 
-def _digest(argv: Sequence[str]) -> int:
-    parser = Parser(prog=f"{_PROGRAM} digest", description="Prints the SHA-256 of a run's theta.")
-    parser.add_argument("run", type=Path, help="run directory")
-    arguments = parser.parse_args(argv)
-    if not (arguments.run / "config.json").exists():
-        raise InputError(f"{arguments.run} is not a run: it has no config.json.")
-
-    from meta_train.driver import newest_theta
-    from mulo.checkpoint_file import theta_digest
-
-    meta_step, theta = newest_theta(arguments.run)
-    print(f"theta of {arguments.run} after {meta_step} meta-steps:")  # noqa: T201
-    print(theta_digest(theta))  # noqa: T201
-    return 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      0; 2 after a mistake in what was given, said in one line; 128 + n where signal n stopped the run, which
-      is saved.
+      0; 1 where meta-gradients were not finite for too long; 2 after a mistake in what was given, said in one
+      line; 128 + n where signal n stopped the run, which is saved.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _digest(argv[1:]) if argv[:1] == ["digest"] else _run(argv)
+        if argv[:1] == ["config"]:
+            print(to_toml(_make_config(_make_parser().parse_args(argv[1:]))), end="")  # noqa: T201
+            return 0
+        command = COMMANDS.get(argv[0]) if argv else None
+        return _run(argv) if command is None else command(argv[1:])
     except InputError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except DivergedError as error:
+        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: stopped at once; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
         return 130

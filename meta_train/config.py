@@ -7,19 +7,28 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from eval_tasks.names import parse_task_name
+from eval_tasks.plugins import check_task_name
 from mulo.errors import InputError
 from mulo.names import lookup
 from mulo.optimizers import OPTIMIZERS
 
 PARAMETRIZATIONS = {"mup": "maximal update parametrization", "sp": "standard parametrization"}
 META_OBJECTIVES = {
-    "loss": "mean inner loss",
-    "log_loss": "mean logarithm of the inner loss: halving it counts the same early and late",
+    "mean_loss": "mean training loss over the truncation",
+    "final_loss": "training loss at the last step of the truncation",
+    "validation_loss": "mean loss on other batches, of a fifth of the training split that is not trained on",
+}
+LOSS_SCALES = {
+    "none": "losses as they are",
+    "log": "logarithm of the loss: halving it counts the same early and late",
+    "initial": "loss over the loss before the first step",
 }
 ESTIMATORS = {
     "pes": "persistent evolution strategies: fresh perturbations at every truncation",
     "nres": "noise-reuse evolution strategies: one perturbation for each inner run",
+    "es_single": "the same with all inner runs in step",
+    "es": "truncated evolution strategies: biased",
+    "analytic": "reverse mode through one truncation: biased",
 }
 
 
@@ -42,7 +51,11 @@ class MetaTrainConfig:
     tasks: tuple[str, ...] = _field(
         ("mlp-w128-d3_imagenet32",), "tasks to meta-train on, such as mlp-w32-d2_digits; each gets num-pairs"
     )
+    task_weights: tuple[float, ...] = _field((), "weight of each task in the meta-gradient; none = all alike")
     parametrization: str = _field("mup", "of the tasks: mup or sp")
+    augmentation: float = _field(
+        1.0, "each leaf of an inner run's parameters is rescaled by a random factor from 1/x to x; 1 = off"
+    )
     batch_size: int = _field(4096, "examples in each inner step")
     optimizer: str = _field("small_fc", "learned optimizer to train")
     hidden_size: int = _field(32, "hidden units of its network")
@@ -55,7 +68,10 @@ class MetaTrainConfig:
     num_pairs: int = _field(8, "antithetic pairs of perturbed inner runs, for each task")
     pairs_per_slot: int = _field(8, "pairs advanced together; they share the position in their run")
     perturbation_std: float = _field(0.01, "standard deviation of the perturbations of theta")
-    meta_objective: str = _field("loss", "what a truncation is judged by: the mean of loss or log_loss")
+    meta_objective: str = _field(
+        "mean_loss", "what a truncation is judged by: mean_loss, final_loss or validation_loss"
+    )
+    loss_scale: str = _field("none", "none, log or initial: puts tasks of different losses on one scale")
     loss_bound: float = _field(1.5, "inner losses are clipped to this times that of guessing")
     meta_steps: int = _field(5000, "updates of theta")
     learning_rate: float = _field(3e-3, "of meta-training, at its peak")
@@ -63,20 +79,35 @@ class MetaTrainConfig:
     warmup_steps: int = _field(100, "meta-steps until the peak")
     weight_decay: float = _field(1e-4, "of the meta-optimizer, AdamW")
     max_global_norm: float = _field(1.0, "meta-gradients are clipped to this norm")
+    validation_tasks: tuple[str, ...] = _field((), "tasks that theta is scored on, wider than those above")
+    validation_interval: int = _field(0, "meta-steps between two validations; 0 = none")
+    validation_steps: int = _field(200, "inner steps of each validation run")
+    validation_seeds: int = _field(2, "validation runs on each task")
     seed: int = _field(0, "of everything random")
 
     def __post_init__(self):
         """Refuses what cannot be run, before anything is compiled."""
         for field in dataclasses.fields(self):
-            _check_number(field.name, getattr(self, field.name))
+            value = check_field(field, getattr(self, field.name))
+            _check_number(field.name, value)
+            object.__setattr__(self, field.name, value)
         if not self.tasks:
             raise InputError("tasks is empty; wanted at least one, such as mlp-w32-d2_digits.")
-        for name in self.tasks:
-            parse_task_name(name)
+        for name in (*self.tasks, *self.validation_tasks):
+            check_task_name(name)
+        if bool(self.validation_tasks) != bool(self.validation_interval):
+            raise InputError(
+                f"validation_interval is {self.validation_interval} with {len(self.validation_tasks)} "
+                "validation_tasks; wanted both, or neither."
+            )
+        self._check_weights()
         lookup(PARAMETRIZATIONS, self.parametrization, "parametrization")
         lookup(OPTIMIZERS, self.optimizer, "learned optimizer")
         lookup(ESTIMATORS, self.estimator, "gradient estimator")
         lookup(META_OBJECTIVES, self.meta_objective, "meta-objective")
+        lookup(LOSS_SCALES, self.loss_scale, "loss scale")
+        if self.augmentation < 1:
+            raise InputError(f"augmentation is {self.augmentation}; wanted at least 1, which is none.")
         if self.num_pairs % self.pairs_per_slot:
             raise InputError(
                 f"num_pairs {self.num_pairs} is not a multiple of pairs_per_slot {self.pairs_per_slot}."
@@ -89,6 +120,22 @@ class MetaTrainConfig:
         if self.warmup_steps > self.meta_steps:
             # A short trial of a long recipe: all of it is warm-up.
             object.__setattr__(self, "warmup_steps", self.meta_steps)
+
+    def _check_weights(self) -> None:
+        if len(set(self.tasks)) < len(self.tasks):
+            raise InputError(f"tasks has a task twice: {', '.join(self.tasks)}. Give it a weight instead.")
+        if len(self.task_weights) not in (0, len(self.tasks)):
+            raise InputError(
+                f"task_weights has {len(self.task_weights)} entries for {len(self.tasks)} tasks; "
+                "wanted one for each, or none."
+            )
+        for weight in self.task_weights:
+            _check_number("task_weights", weight)
+
+    def relative_weights(self) -> tuple[float, ...]:
+        """The weight of each task over the mean weight: 1 for all where none is given."""
+        mean = sum(self.task_weights) / len(self.tasks)
+        return tuple(w / mean for w in self.task_weights) or (1.0,) * len(self.tasks)
 
     def to_json(self) -> str:
         """The fields as JSON text."""
@@ -103,7 +150,8 @@ class MetaTrainConfig:
         """
         try:
             fields = json.loads(text)
-            return cls(**{**fields, "tasks": tuple(fields["tasks"])})
+            lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+            return cls(**{**fields, "tasks": tuple(fields["tasks"]), **lists})
         except InputError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -128,9 +176,34 @@ class MetaTrainConfig:
 # fmt: off
 _POSITIVE = frozenset((
     "batch_size", "hidden_size", "truncation_length", "min_horizon", "max_horizon", "num_pairs",
-    "pairs_per_slot", "perturbation_std", "loss_bound", "meta_steps", "max_global_norm",
+    "validation_steps", "validation_seeds", "pairs_per_slot", "perturbation_std", "task_weights",
+    "loss_bound", "meta_steps", "max_global_norm",
 ))
 # fmt: on
+
+
+def check_field(field: dataclasses.Field, value: Any) -> Any:
+    """The value of a field in its own type: whole numbers become floats where floats are wanted.
+
+    Raises:
+      InputError: a value of another type.
+    """
+    if isinstance(field.default, tuple):
+        of_text = field.name != "task_weights"
+        right = isinstance(value, tuple) and all(_is_a(str if of_text else float, item) for item in value)
+        wanted = f"a list of {'texts' if of_text else 'numbers'}"
+        value = tuple(item if of_text else float(item) for item in value) if right else value
+    else:
+        kind = type(field.default)
+        right, wanted = _is_a(kind, value), {int: "a whole number", float: "a number", str: "a text"}[kind]
+        value = float(value) if right and kind is float else value
+    if not right:
+        raise InputError(f"{field.name} is {value!r}; wanted {wanted}.")
+    return value
+
+
+def _is_a(kind: type, value: Any) -> bool:
+    return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 
 def _check_number(name: str, value: Any) -> None:
@@ -154,7 +227,7 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
         hidden_size=8,
         step_mult=0.1,
         estimator="nres",
-        meta_objective="log_loss",
+        loss_scale="log",
         truncation_length=20,
         min_horizon=40,
         max_horizon=400,

@@ -1,8 +1,10 @@
 """What the terminal shows: a progress bar on a terminal, plain lines otherwise; and the log file."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -19,7 +21,7 @@ class Display:
         """Opens the log; nothing is shown before the first message."""
         self._console = console or Console(highlight=False, soft_wrap=True)
         self._log = log_path.open("a")
-        self._num_meta_steps, self._done = num_meta_steps, first_meta_step
+        self._num_meta_steps = num_meta_steps
         self._shown = -float("inf")
         self._timed_from: tuple[int, float] | None = None  # the first meta-step compiles, and tells nothing
         self._progress = Progress(
@@ -49,10 +51,11 @@ class Display:
         self._console.print(message, markup=False)
         self._record(message)
 
-    def step(self, meta_step: int, meta_loss: float, inner_steps_per_second: float) -> None:
-        """Progress after `meta_step` meta-steps."""
-        self._done = meta_step
-        status = f"meta-loss {meta_loss:.4f}  {inner_steps_per_second:,.0f} inner steps/s"
+    def step(self, meta_step: int, record: Mapping[str, Any]) -> None:
+        """Progress after `meta_step` meta-steps, the last of which is `record`."""
+        status = f"meta-loss {record['meta_loss']:.4f}  {record['inner_steps_per_second']:,.0f} inner steps/s"
+        if record["clipped_fraction"] > 0:
+            status += f"  {record['clipped_fraction']:.1%} clipped"
         self._progress.update(self._bar, completed=meta_step, description=status)
         now = time.monotonic()
         left = ""

@@ -13,18 +13,24 @@ import optax
 
 from meta_train.config import MetaTrainConfig
 from meta_train.display import Display
-from meta_train.executors.base import Executor, SlotResult
+from meta_train.errors import DivergedError
+from meta_train.executors.base import Executor
 from meta_train.executors.local import LocalExecutor
 from meta_train.export import export_theta
-from meta_train.meta_optimizer import learning_rate_schedule, make_meta_optimizer
+from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.metrics import MetricsWriter
 from meta_train.programs import addressed_key, build_optimizer, build_programs
+from meta_train.records import UpdateStatistics, learned_decays, make_record, theta_norms
 from meta_train.resume_file import ResumeState, read_resume_file, read_theta, write_resume_file
 from meta_train.run_directory import RunDirectory
 from meta_train.signals import StopRequest, stop_on_signals
+from meta_train.validation import Validator, better, is_due, no_best
 from mulo.checkpoint_file import load
 from mulo.errors import InputError
 from mulo.optimizers.base import PyTree, Theta
+
+MAX_SKIPPED = 10
+"""So many meta-gradients in a row that are not finite stop a run."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,11 +66,17 @@ def run(config: MetaTrainConfig, out: Path, options: RunOptions | None = None) -
     """
     programs = build_programs(config)
     theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
-    state = ResumeState(theta, make_meta_optimizer(config).init(theta), slot_states=[])
+    state = _first_state(config, theta)
+    validator = Validator(config) if config.validation_interval else None
     directory = RunDirectory.create(out, config)
     with directory.lock():
-        work = _Work(config, directory, LocalExecutor(config, programs), options or RunOptions())
+        executor = LocalExecutor(config, programs)
+        work = _Work(config, directory, executor, options or RunOptions(), validator)
         return _train(work, state, 0)
+
+
+def _first_state(config: MetaTrainConfig, theta: Theta) -> ResumeState:
+    return ResumeState(theta, make_meta_optimizer(config).init(theta), slot_states=[], best=no_best(theta))
 
 
 def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
@@ -79,14 +91,15 @@ def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
         programs = build_programs(config)
         executor = LocalExecutor(config, programs)
         theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
-        state, meta_step = ResumeState(theta, make_meta_optimizer(config).init(theta), []), 0
+        state, meta_step = _first_state(config, theta), 0
         warnings: list[str] = []
         found = directory.read_newest(lambda path: read_resume_file(path, config, programs), warnings.append)
         if found is not None:
             meta_step, state = found
             executor.restore(state.slot_states)
         directory.cut_metrics(meta_step)
-        work = _Work(config, directory, executor, options or RunOptions())
+        validator = Validator(config) if config.validation_interval else None
+        work = _Work(config, directory, executor, options or RunOptions(), validator)
         return _train(work, state, meta_step, warnings)
 
 
@@ -115,12 +128,32 @@ class _Work(NamedTuple):
     directory: RunDirectory
     executor: Executor
     options: RunOptions
+    validator: Validator | None
 
     def save(self, state: ResumeState, meta_step: int) -> None:
         """Writes a checkpoint, and removes those that are no longer needed."""
         state = state._replace(slot_states=self.executor.snapshot())
         write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config)
+        self.export_best(state)
         self.directory.prune(self.options.keep_checkpoints)
+
+    def export_best(self, state: ResumeState) -> None:
+        """Writes the best theta so far, if there is one that is not written yet."""
+        best = state.best
+        if not np.isfinite(best.score) or self._is_written(float(best.score)):
+            return
+        export_theta(
+            self.directory.best_path,
+            self.config,
+            best.theta,
+            int(best.meta_step),
+            metrics_path=self.directory.metrics_path,
+            validation_score=float(best.score),
+        )
+
+    def _is_written(self, score: float) -> bool:
+        path = self.directory.best_path
+        return path.exists() and load(path).provenance.get("validation_score") == score
 
 
 def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequence[str] = ()) -> RunOutcome:
@@ -138,10 +171,13 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
             f"{directory.path}: meta-steps {first_meta_step} to {config.meta_steps}, "
             f"{len(config.slots())} slots"
         )
-        state, meta_step = _take_meta_steps(work, state, first_meta_step, display, metrics, request)
+        progress = _Progress(display, metrics, request)
+        state, meta_step = _take_meta_steps(work, state, first_meta_step, progress)
         finished = meta_step == config.meta_steps
         if finished:
-            export_theta(directory.theta_path, config, state.theta, directory.metrics_path)
+            export_theta(
+                directory.theta_path, config, state.theta, meta_step, metrics_path=directory.metrics_path
+            )
             display.say(f"Finished. The trained optimizer is {directory.theta_path}")
         else:
             display.say(
@@ -151,29 +187,45 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
     return RunOutcome(state.theta, meta_step, None if finished else request.signal_number)
 
 
+class _Progress(NamedTuple):
+    """Where the outer loop tells what it does."""
+
+    display: Display
+    metrics: MetricsWriter
+    request: StopRequest
+
+
 def _take_meta_steps(
-    work: _Work,
-    state: ResumeState,
-    meta_step: int,
-    display: Display,
-    metrics: MetricsWriter,
-    request: StopRequest,
+    work: _Work, state: ResumeState, meta_step: int, progress: _Progress
 ) -> tuple[ResumeState, int]:
     """The outer loop. Returns the state and the number of meta-steps made; both have been saved."""
     config, update, saved_at = work.config, make_meta_update(work.config), meta_step
-    while meta_step < config.meta_steps and request.signal_number is None:
+    num_skipped = 0  # in a row
+    while meta_step < config.meta_steps and progress.request.signal_number is None:
         began = time.monotonic()
         results = work.executor.advance(state.theta, meta_step)
-        theta, optimizer_state, gradient_norm = update(
+        theta, optimizer_state, statistics = update(
             state.theta, state.meta_optimizer_state, [result.gradient for result in results]
         )
         state = state._replace(theta=theta, meta_optimizer_state=optimizer_state)
-        gradient_norm.block_until_ready()
-        record = _record(config, meta_step, results, float(gradient_norm), time.monotonic() - began)
+        statistics.gradient_norm.block_until_ready()
+        record = make_record(config, meta_step, results, statistics, time.monotonic() - began)
         meta_step += 1
-        metrics.write(record)
-        display.step(meta_step, record["meta_loss"], record["inner_steps_per_second"])
-        if meta_step % work.options.checkpoint_interval == 0:
+        if is_due(config, meta_step):
+            state, scores = _validate(work, state, meta_step)
+            record.update(scores)
+            progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
+        if config.validation_interval and np.isfinite(state.best.score):
+            record |= {
+                "best_score": float(state.best.score),
+                "best_meta_step": int(state.best.meta_step),
+            }
+        progress.metrics.write(record)
+        progress.display.step(meta_step, record)
+        num_skipped = num_skipped + 1 if record["skipped"] else 0
+        if num_skipped:
+            _say_skipped(work, progress.display, meta_step, num_skipped)
+        elif meta_step % work.options.checkpoint_interval == 0:
             work.save(state, meta_step)
             saved_at = meta_step
     if saved_at != meta_step:
@@ -181,43 +233,54 @@ def _take_meta_steps(
     return state, meta_step
 
 
-def make_meta_update(config: MetaTrainConfig) -> Callable[..., tuple[Theta, PyTree, jax.Array]]:
-    """The jitted meta-step: (theta, meta-optimizer state, slot gradients) -> the next two, gradient norm.
+def _validate(work: _Work, state: ResumeState, meta_step: int) -> tuple[ResumeState, dict[str, Any]]:
+    """Scores theta; if it is the best so far, keeps it and writes it."""
+    assert work.validator is not None
+    score, task_losses = work.validator(state.theta)
+    best = better(state.best, score, meta_step, state.theta)
+    return state._replace(best=best), {"validation_score": score, "validation_losses": task_losses}
 
-    The gradients are averaged in slot order, so that theta does not depend on who computed which.
+
+def _say_skipped(work: _Work, display: Display, meta_step: int, num_skipped: int) -> None:
+    """Tells of a meta-gradient that is not finite; gives up after too many.
+
+    Raises:
+      DivergedError: it was the tenth in a row.
+    """
+    display.say(f"meta-step {meta_step}: the meta-gradient is not finite; theta stays as it is")
+    if num_skipped < MAX_SKIPPED:
+        return
+    # No checkpoint is written while steps are skipped: the newest is from before.
+    steps = work.directory.checkpoint_steps()
+    good = work.directory.checkpoint_path(steps[0]) if steps else "none: nothing had been saved yet"
+    message = (
+        f"{work.directory.path}: the meta-gradient was not finite in {MAX_SKIPPED} meta-steps in a row, up "
+        f"to meta-step {meta_step}. The last good checkpoint is {good}. Start again with a smaller "
+        "--learning-rate, --loss-bound or --max-horizon."
+    )
+    display.say(message)
+    raise DivergedError(message)
+
+
+def make_meta_update(config: MetaTrainConfig) -> Callable[..., tuple[Theta, PyTree, UpdateStatistics]]:
+    """The jitted meta-step: (theta, meta-optimizer state, slot gradients) -> the next two, what is reported.
+
+    The gradients are averaged in slot order, so that theta does not depend on who computed which. If
+    their mean is not finite, theta and the meta-optimizer's state stay as they are.
     """
     meta_optimizer = make_meta_optimizer(config)
 
     @jax.jit
     def update(theta, optimizer_state, gradients):
         mean = jax.tree.map(lambda *slots: sum(slots[1:], slots[0]) / len(slots), *gradients)
-        updates, optimizer_state = meta_optimizer.update(mean, optimizer_state, theta)
-        return optax.apply_updates(theta, updates), optimizer_state, optax.tree.norm(mean)
+        norm = optax.tree.norm(mean)
+        finite = jnp.isfinite(norm)
+        updates, next_state = meta_optimizer.update(mean, optimizer_state, theta)
+        next_theta = optax.apply_updates(theta, updates)
+        next_theta, next_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (next_theta, next_state), (theta, optimizer_state)
+        )
+        statistics = UpdateStatistics(norm, ~finite, theta_norms(next_theta), learned_decays(next_theta))
+        return next_theta, next_state, statistics
 
     return update
-
-
-def _record(
-    config: MetaTrainConfig, meta_step: int, results: list[SlotResult], gradient_norm: float, seconds: float
-) -> dict[str, Any]:
-    """What is logged of one meta-step."""
-    statistics = jax.tree.map(lambda *slots: np.asarray(slots), *[result.statistics for result in results])
-    slots = config.slots()
-    by_task = {
-        task: float(
-            np.mean([loss for loss, name in zip(statistics.meta_loss, slots, strict=True) if name == task])
-        )
-        for task in config.tasks
-    }
-    inner_steps = len(slots) * 2 * config.pairs_per_slot * config.truncation_length
-    return {
-        "meta_step": meta_step,
-        "meta_loss": float(np.mean(statistics.meta_loss)),
-        "task_losses": by_task,
-        "clipped_fraction": float(np.mean(statistics.clipped_fraction)),
-        "gradient_norm": gradient_norm,
-        "learning_rate": float(learning_rate_schedule(config)(jnp.asarray(meta_step))),
-        "inner_steps": (meta_step + 1) * inner_steps,
-        "inner_steps_per_second": inner_steps / seconds,
-        "wall_seconds": seconds,
-    }

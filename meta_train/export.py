@@ -13,19 +13,30 @@ from mulo.checkpoint_file import Checkpoint, save
 from mulo.optimizers.base import Theta
 
 
-def export_theta(path: Path, config: MetaTrainConfig, theta: Theta, metrics_path: Path) -> None:
-    """Writes theta with where it came from: configuration, versions, meta-loss."""
-    save(path, make_checkpoint(config, theta, metrics_path), overwrite=True)
+def export_theta(
+    path: Path,
+    config: MetaTrainConfig,
+    theta: Theta,
+    meta_step: int,
+    *,
+    metrics_path: Path,
+    validation_score: float | None = None,
+) -> None:
+    """Writes theta after `meta_step` meta-steps, with where it came from."""
+    checkpoint = make_checkpoint(config, theta, meta_step, metrics_path)
+    if validation_score is not None:
+        checkpoint.provenance["validation_score"] = validation_score
+    save(path, checkpoint, overwrite=True)
 
 
-def make_checkpoint(config: MetaTrainConfig, theta: Theta, metrics_path: Path) -> Checkpoint:
+def make_checkpoint(config: MetaTrainConfig, theta: Theta, meta_step: int, metrics_path: Path) -> Checkpoint:
     """Theta, its optimizer, and provenance: tasks, meta-steps, seed, versions, meta-loss."""
     provenance: dict[str, Any] = {
         "tasks": list(config.tasks),
-        "meta_steps": config.meta_steps,
+        "meta_steps": meta_step,
         "seed": config.seed,
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
-        "meta_loss": _final_meta_loss(metrics_path),
+        "meta_loss": _final_meta_loss(metrics_path, meta_step),
         "versions": {"jax": jax.__version__},
         "device": jax.devices()[0].device_kind,
     }
@@ -37,8 +48,8 @@ def make_checkpoint(config: MetaTrainConfig, theta: Theta, metrics_path: Path) -
     )
 
 
-def _final_meta_loss(metrics_path: Path) -> float:
-    """Mean meta-loss over the last tenth of the meta-steps."""
-    losses = [json.loads(line)["meta_loss"] for line in metrics_path.read_text().splitlines()]
+def _final_meta_loss(metrics_path: Path, meta_step: int) -> float:
+    """Mean meta-loss over the last tenth of the first `meta_step` meta-steps."""
+    losses = [json.loads(line)["meta_loss"] for line in metrics_path.read_text().splitlines()[:meta_step]]
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)

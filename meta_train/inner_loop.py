@@ -1,21 +1,22 @@
 """K inner steps of every particle of a slot, in one scan."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from eval_tasks.data.source import Batch, DataSource, draw_batch
 from eval_tasks.task import Task
 from mulo.optimizers.base import LearnedOptimizer, Params, PyTree, Theta
 
 
 class Unroll(NamedTuple):
-    """An inner run under way. In a slot every leaf has leading axes [2, P], the plus half first."""
+    """An inner run under way. In a slot every leaf has leading axes [C, P], the plus half first."""
 
-    params: Params
+    params: Params  # divided by `scales`, where there are any
     optimizer_state: PyTree
+    scales: PyTree  # shaped like `params` with a float32 scalar for each leaf; () without augmentation
 
 
 class InnerLoop(NamedTuple):
@@ -25,55 +26,106 @@ class InnerLoop(NamedTuple):
     optimizer: LearnedOptimizer
     batch_size: int
     truncation_length: int
+    judge_held_out: bool = False  # judge by the loss on another batch, of the split "validation"
+    augmentation: float = 1.0  # scales are log-uniform between its inverse and itself; 1 = no scales
 
 
-def start(loop: InnerLoop, theta: Theta, key: jax.Array, num_pairs: int) -> Unroll:
-    """New inner runs: each pair has its own initial parameters, its halves the same. Leaves [2, P, ...]."""
+class TruncationLosses(NamedTuple):
+    """Losses of one truncation, each before the step's update."""
 
-    def start_one(init_key):
+    train: jax.Array  # [K, C, P], float32: on the batch that the step trains on
+    judged: jax.Array  # [K, C, P], float32: the same, or on a held-out batch
+
+
+def start(
+    loop: InnerLoop, theta: Theta, key: jax.Array, source: Any, *, num_pairs: int, num_copies: int
+) -> tuple[Unroll, jax.Array]:
+    """New inner runs: each pair has its own initial parameters, its copies the same.
+
+    Returns:
+      The unrolls, leaves [C, P, ...]; and the loss of each pair before its first step, [P].
+    """
+
+    def start_one(init_key: jax.Array) -> tuple[Unroll, jax.Array]:
         params = loop.task.init(init_key)
-        return Unroll(params, loop.optimizer.init(theta, params, None))
+        scales = _draw_scales(jax.random.fold_in(init_key, 1), params, loop.augmentation)
+        batch_key, loss_key = jax.random.split(jax.random.fold_in(init_key, 2))
+        batch = loop.task.draw_batch(source, "train", batch_key, loop.batch_size)
+        loss = loop.task.loss(params, loss_key, batch)
+        params = params if scales == () else jax.tree.map(jnp.divide, params, scales)
+        return Unroll(params, loop.optimizer.init(theta, params, None), scales), loss
 
-    pairs = jax.vmap(start_one)(jax.random.split(key, num_pairs))
-    return jax.tree.map(lambda x: jnp.stack([x, x]), pairs)
+    pairs, losses = jax.vmap(start_one)(jax.random.split(key, num_pairs))
+    return jax.tree.map(lambda x: jnp.stack([x] * num_copies), pairs), losses
+
+
+def _draw_scales(key: jax.Array, params: Params, augmentation: float) -> PyTree:
+    """Reparametrisation augmentation (Celo, arXiv 2501.12670), here leaf by leaf.
+
+    A network whose parameters are divided by a scale, and multiplied by it where they are used, is the same
+    network with other gradients: what is learned cannot rely on one size of parameters.
+    """
+    if augmentation == 1.0:
+        return ()
+    leaves, tree = jax.tree.flatten(params)
+    log_scales = np.log(augmentation) * jax.random.uniform(key, (len(leaves),), minval=-1.0, maxval=1.0)
+    return tree.unflatten(list(jnp.exp(log_scales)))
 
 
 def unroll_truncation(
-    loop: InnerLoop, thetas: Theta, unrolls: Unroll, key: jax.Array, source: DataSource
-) -> tuple[jax.Array, Unroll]:
+    loop: InnerLoop, thetas: Theta, unrolls: Unroll, key: jax.Array, source: Any, *, remat: bool = False
+) -> tuple[TruncationLosses, Unroll]:
     """Advances every particle by one truncation.
 
-    At each step both halves of a pair see the same batch; other pairs and steps see others.
+    At each step all copies of a pair see the same batch; other pairs and steps see others.
 
     Args:
       loop: task and optimizer.
-      thetas: leaves [2, P, ...].
-      unrolls: leaves [2, P, ...].
+      thetas: leaves [C, P, ...].
+      unrolls: leaves [C, P, ...].
       key: of this truncation of this slot.
       source: what batches are drawn from.
+      remat: a backward pass computes the inside of each step again instead of keeping it.
 
     Returns:
-      losses [K, 2, P], each of the step's batch before its update; the unrolls after K steps.
+      The losses; the unrolls after K steps.
     """
     num_pairs = jax.tree.leaves(unrolls)[0].shape[1]
+    # Copies outside, pairs inside: the order of the axes as they are stored, so that nothing is transposed.
+    step_pairs = jax.vmap(lambda *arguments: _particle_step(loop, *arguments))
+    step_copies = jax.vmap(step_pairs, in_axes=(0, 0, None, None, None))
 
-    def particle_step(theta: Theta, unroll: Unroll, loss_key: jax.Array, batch: Batch):
-        loss, grads = jax.value_and_grad(loop.task.loss)(unroll.params, loss_key, batch)
-        multipliers = loop.task.mup.update_multipliers(unroll.params)
-        updates, state = loop.optimizer.update(
-            theta, unroll.optimizer_state, grads, unroll.params, loss, multipliers
-        )
-        return loss, Unroll(optax.apply_updates(unroll.params, updates), state)
+    def draw(split: str, keys: jax.Array) -> Any:
+        return jax.vmap(lambda key: loop.task.draw_batch(source, split, key, loop.batch_size))(keys)
 
-    # Halves outside, pairs inside: the order of the axes as they are stored, so that nothing is transposed.
-    step_pairs = jax.vmap(particle_step)
-    step_halves = jax.vmap(step_pairs, in_axes=(0, 0, None, None))
-
-    def step(unrolls: Unroll, step_key: jax.Array):
+    def step(unrolls: Unroll, step_key: jax.Array) -> tuple[Unroll, TruncationLosses]:
         batch_keys, loss_keys = jax.random.split(step_key, (2, num_pairs))
-        batches = jax.vmap(lambda key: draw_batch(source, "train", key, loop.batch_size))(batch_keys)
-        losses, unrolls = step_halves(thetas, unrolls, loss_keys, batches)
-        return unrolls, losses
+        held_out = None
+        if loop.judge_held_out:
+            held_out = draw("validation", jax.random.split(jax.random.fold_in(step_key, 1), num_pairs))
+        return step_copies(thetas, unrolls, loss_keys, draw("train", batch_keys), held_out)
 
-    unrolls, losses = jax.lax.scan(step, unrolls, jax.random.split(key, loop.truncation_length))
+    unrolls, losses = jax.lax.scan(
+        jax.checkpoint(step) if remat else step, unrolls, jax.random.split(key, loop.truncation_length)
+    )
     return losses, unrolls
+
+
+def _particle_step(
+    loop: InnerLoop, theta: Theta, unroll: Unroll, loss_key: jax.Array, batch: Any, held_out: Any
+) -> tuple[Unroll, TruncationLosses]:
+    """One inner step of one particle. `held_out` is a batch, or `None` to judge by the training loss."""
+
+    def loss_of(params: Params, batch: Any) -> jax.Array:
+        if unroll.scales != ():
+            params = jax.tree.map(jnp.multiply, params, unroll.scales)
+        return loop.task.loss(params, loss_key, batch)
+
+    params = unroll.params
+    loss, grads = jax.value_and_grad(loss_of)(params, batch)
+    updates, state = loop.optimizer.update(
+        theta, unroll.optimizer_state, grads, params, loss, loop.task.mup.update_multipliers(params)
+    )
+    judged = loss if held_out is None else loss_of(params, held_out)
+    after = Unroll(optax.apply_updates(params, updates), state, unroll.scales)
+    return after, TruncationLosses(train=loss, judged=judged)

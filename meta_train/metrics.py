@@ -1,6 +1,7 @@
 """Metrics as JSON lines: the record of a run; and for TensorBoard, where asked for."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +23,7 @@ class MetricsWriter:
 
     def write(self, record: dict[str, Any]) -> None:
         """Appends a record; it has `meta_step`, numbers, and dicts of numbers by task."""
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.write(json.dumps(_without_nan(record), allow_nan=False) + "\n")
         self._file.flush()
         if self._board is None:
             return
@@ -43,6 +44,13 @@ class MetricsWriter:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers that are not finite as null: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _open_board(folder: Path) -> Any:

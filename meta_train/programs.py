@@ -1,16 +1,16 @@
 """From the configuration to what each slot runs: tasks, data and jitted functions."""
 
 import functools
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import jax
 
 from eval_tasks.data import load_data
-from eval_tasks.data.source import DataSource
+from eval_tasks.data.source import DataSource, hold_out
 from eval_tasks.names import parse_task_name
-from eval_tasks.task import make_task
+from eval_tasks.plugins import is_plugin_task
+from eval_tasks.task import Task, make_task
 from meta_train.config import MetaTrainConfig
 from meta_train.estimators import ESTIMATORS
 from meta_train.inner_loop import InnerLoop
@@ -18,7 +18,7 @@ from meta_train.slot import SlotProgram, advance, reset
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
 
-_PURPOSES = {"theta": 0, "reset": 1, "perturbation": 2, "unroll": 3}
+_PURPOSES = {"theta": 0, "reset": 1, "perturbation": 2, "unroll": 3, "validation": 4}
 
 
 def addressed_key(seed: int, purpose: str, slot_index: int = 0, meta_step: int = 0) -> jax.Array:
@@ -31,8 +31,8 @@ class CompiledProgram(NamedTuple):
     """The functions of all slots of one task."""
 
     program: SlotProgram
-    source: DataSource
-    reset: Callable  # theta, key -> slot_state
+    source: Any
+    reset: Callable  # theta, key, meta_step -> slot_state
     advance: Callable  # theta, slot_state (donated), keys, source -> gradient, slot_state, statistics
 
 
@@ -41,33 +41,64 @@ def build_optimizer(config: MetaTrainConfig) -> LearnedOptimizer:
     return make_optimizer(config.optimizer, config.optimizer_config)
 
 
-def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
-    """What the slots of each task run, by task name. Reads the data sets, each once.
+def build_tasks(names: Iterable[str], parametrization: str) -> dict[str, Task]:
+    """The tasks called `names`, by name. Reads the data sets, each once.
 
     Raises:
       InputError: a data set is not there or damaged.
     """
-    sources, programs = {}, {}
+    sources: dict[str, DataSource] = {}
+    tasks = {}
+    for name in names:
+        source = None
+        if not is_plugin_task(name):
+            data_set = parse_task_name(name).data_set
+            source = sources[data_set] if data_set in sources else load_data(data_set)
+            sources[data_set] = source
+        tasks[name] = make_task(name, parametrization, source)
+    return tasks
+
+
+def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
+    """What the slots of each task run, by task name.
+
+    Raises:
+      InputError: a data set is not there or damaged, or a task of another package cannot be made.
+    """
+    programs = {}
     optimizer = build_optimizer(config)
-    for name in config.tasks:
-        data_set = parse_task_name(name).data_set
-        if data_set not in sources:
-            sources[data_set] = load_data(data_set)
-        source = sources[data_set]
-        task = make_task(name, config.parametrization, source)
+    weights = dict(zip(config.tasks, config.relative_weights(), strict=True))
+    for name, task in build_tasks(config.tasks, config.parametrization).items():
+        judge_held_out = config.meta_objective == "validation_loss"
+        source = task.source
+        if judge_held_out and isinstance(source, DataSource):
+            source = hold_out(source)
         program = SlotProgram(
-            loop=InnerLoop(task, optimizer, config.batch_size, config.truncation_length),
+            loop=InnerLoop(
+                task=task,
+                optimizer=optimizer,
+                batch_size=config.batch_size,
+                truncation_length=config.truncation_length,
+                judge_held_out=judge_held_out,
+                augmentation=config.augmentation,
+            ),
             estimator=ESTIMATORS[config.estimator],
             num_pairs=config.pairs_per_slot,
             perturbation_std=config.perturbation_std,
             meta_objective=config.meta_objective,
-            loss_bound=config.loss_bound * math.log(source.num_classes),
+            loss_bound=config.loss_bound * task.guessing_loss,
+            loss_scale=config.loss_scale,
+            weight=weights[name],
         )
-        step = jax.jit(functools.partial(advance, program), donate_argnums=1)
-        programs[name] = CompiledProgram(
-            program=program,
-            source=source,
-            reset=jax.jit(functools.partial(reset, program)),
-            advance=step,
-        )
+        programs[name] = _compile(program, source)
     return programs
+
+
+def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
+    jitted_reset = jax.jit(functools.partial(reset, program))
+    return CompiledProgram(
+        program=program,
+        source=source,
+        reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
+        advance=jax.jit(functools.partial(advance, program), donate_argnums=1),
+    )

@@ -9,6 +9,7 @@ from meta_train.config import MetaTrainConfig
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
 from meta_train.slot import SlotState
+from meta_train.validation import Best, no_best
 from mulo.checkpoint_file import fit, read_file, to_body, write_file
 from mulo.errors import CheckpointError
 from mulo.optimizers.base import PyTree, Theta
@@ -23,6 +24,7 @@ class ResumeState(NamedTuple):
     theta: Theta
     meta_optimizer_state: PyTree
     slot_states: list[SlotState]  # one a slot, in slot order
+    best: Best  # by validation
 
 
 def write_resume_file(path: Path, state: ResumeState, config: MetaTrainConfig) -> None:
@@ -48,6 +50,7 @@ def read_resume_file(
             slot_states=[
                 programs[task].reset(theta, addressed_key(config.seed, "reset")) for task in config.slots()
             ],
+            best=no_best(theta),
         )
 
     # An inner run may have exploded: its parameters may be infinite, and are to be restored as they were.

@@ -4,14 +4,17 @@ import dataclasses
 import fcntl
 import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from meta_train.config import MetaTrainConfig
-from mulo.checkpoint_file import remove_leftovers
 from mulo.errors import CheckpointError, InputError
+
+_LOCK_SECONDS = 0.2
+"""How long to wait for a lock: `is_locked` of another process has it for a moment."""
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8})\.mulo")
 
@@ -37,6 +40,11 @@ class RunDirectory:
         return self.path / "theta.mulo"
 
     @property
+    def best_path(self) -> Path:
+        """The optimizer with the best validation score so far; there if the run validates."""
+        return self.path / "best.mulo"
+
+    @property
     def log_path(self) -> Path:
         """What the terminal showed."""
         return self.path / "log.txt"
@@ -44,6 +52,10 @@ class RunDirectory:
     @property
     def _config_path(self) -> Path:
         return self.path / "config.json"
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path / "lock"
 
     @property
     def _checkpoint_folder(self) -> Path:
@@ -97,14 +109,21 @@ class RunDirectory:
         Raises:
           InputError: another process has it.
         """
-        with (self.path / "lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{self.path} is in use by another process; wait for it or stop it."
-                ) from error
+        with self._lock_path.open("w") as file:
+            deadline = time.monotonic() + _LOCK_SECONDS
+            while not _try_lock(file, fcntl.LOCK_EX):
+                if time.monotonic() > deadline:
+                    raise InputError(f"{self.path} is in use by another process; wait for it or stop it.")
+                time.sleep(0.01)
             yield
+
+    def is_locked(self) -> bool:
+        """Whether a process has the run now."""
+        try:
+            with self._lock_path.open() as file:
+                return not _try_lock(file, fcntl.LOCK_SH)
+        except FileNotFoundError:
+            return False
 
     def checkpoint_steps(self) -> list[int]:
         """Meta-steps of the checkpoints that are there, newest first."""
@@ -135,6 +154,8 @@ class RunDirectory:
         """Removes all but the newest `keep` checkpoints, and what interrupted writes have left."""
         for meta_step in self.checkpoint_steps()[keep:]:
             self.checkpoint_path(meta_step).unlink()
+        from mulo.checkpoint_file import remove_leftovers  # imports JAX, which looking at a run does not need
+
         remove_leftovers(self._checkpoint_folder)
 
     def cut_metrics(self, meta_step: int) -> None:
@@ -149,3 +170,11 @@ class RunDirectory:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.metrics_path)
+
+
+def _try_lock(file: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -3,22 +3,27 @@
 import numpy as np
 
 from meta_train.config import MetaTrainConfig
+from meta_train.estimators import ESTIMATORS
 
 
 def draw_horizons(config: MetaTrainConfig, slot_index: int) -> np.ndarray:
     """Lengths of a slot's inner runs, in truncations, enough of them for all meta-steps.
 
     Log-uniform between `min_horizon` and `max_horizon`, rounded down to whole truncations. The first is
-    cut to a random part of itself, so that slots do not begin their runs together.
+    cut to a random part of itself, so that slots do not begin their runs together; except for estimators
+    that move all slots in step: these have the same horizons in every slot.
 
     Returns:
       [N], int64, each at least 1, with a sum of at least `meta_steps`.
     """
-    generator = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(slot_index,)))
+    lockstep = ESTIMATORS[config.estimator].lockstep
+    stream = 0 if lockstep else slot_index
+    generator = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(stream,)))
     low, high = np.log(config.min_horizon), np.log(config.max_horizon)
     lengths = np.exp(low + (high - low) * generator.random(config.meta_steps))
     truncations = np.maximum(1, lengths // config.truncation_length).astype(np.int64)
-    truncations[0] = 1 + int(generator.random() * truncations[0])
+    if not lockstep:
+        truncations[0] = 1 + int(generator.random() * truncations[0])
     needed = int(np.searchsorted(np.cumsum(truncations), config.meta_steps)) + 1
     return truncations[:needed]
 

@@ -125,6 +125,22 @@ def draw_batch(source: DataSource, split: SplitName, key: jax.Array, batch_size:
     return Batch(image=normalise(source, images[index]), label=labels[index])
 
 
+def hold_out(source: DataSource, fraction: float = 0.2) -> DataSource:
+    """The training split alone, itself split: its last `fraction` becomes the validation split.
+
+    For choosing something by a loss on images that are not trained on, and leaving the validation
+    split unseen.
+    """
+    num_train = len(source.train.labels)
+    kept = num_train - round(fraction * num_train)
+    images, labels = source.train
+    return dataclasses.replace(
+        source,
+        train=Split(images[:kept], labels[:kept]),
+        validation=Split(images[kept:], labels[kept:]),
+    )
+
+
 def whole_split(source: DataSource, split: SplitName) -> Batch:
     """All of "train" or "validation" as one batch, in a fixed order."""
     images, labels = getattr(source, split)

@@ -8,7 +8,7 @@ wrong sum (the reference's implementation drops part of the last loss of each ru
 
 import jax
 
-from meta_train.estimators.base import GradientEstimator
+from meta_train.estimators.base import EvolutionStrategy
 from mulo.optimizers.base import Theta
 
 
@@ -16,4 +16,4 @@ def _sum(perturbation_sum: Theta, perturbations: Theta) -> Theta:
     return jax.tree.map(lambda total, e: total + e, perturbation_sum, perturbations)
 
 
-PES = GradientEstimator(redraw=True, directions=_sum, next_sum=_sum)
+PES = EvolutionStrategy(directions=_sum, next_sum=_sum, redraw=True)

@@ -11,6 +11,7 @@ class SlotResult(NamedTuple):
 
     gradient: Theta
     statistics: SlotStatistics
+    num_copies: int  # inner runs that each pair was: 2, or 1 without perturbations
 
 
 class Executor(Protocol):

@@ -25,19 +25,20 @@ class LocalExecutor:
         """See `meta_train.executors.base.Executor`."""
         results = []
         for slot_index, compiled in enumerate(self._programs):
-            first_step = int(self._first_steps[slot_index][meta_step])
-            if first_step == meta_step:
+            begins = int(self._first_steps[slot_index][meta_step]) == meta_step
+            state = self._states[slot_index]
+            if begins or state is None or bool(state.lost):
                 reset_key = addressed_key(self._seed, "reset", slot_index, meta_step)
-                self._states[slot_index] = compiled.reset(theta, reset_key)
-            drawn_at = meta_step if compiled.program.estimator.redraw else first_step
+                state = compiled.reset(theta, reset_key, meta_step)
+            drawn_at = meta_step if compiled.program.estimator.redraw else int(state.first_step)
             keys = SlotKeys(
                 perturbation=addressed_key(self._seed, "perturbation", slot_index, drawn_at),
                 unroll=addressed_key(self._seed, "unroll", slot_index, meta_step),
             )
             gradient, self._states[slot_index], statistics = compiled.advance(
-                theta, self._states[slot_index], keys, compiled.source
+                theta, state, keys, compiled.source
             )
-            results.append(SlotResult(gradient, statistics))
+            results.append(SlotResult(gradient, statistics, compiled.program.estimator.num_copies))
         return results
 
     def snapshot(self) -> list[SlotState]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval_tasks.data.source import DataSource, Split
+from eval_tasks.data.source import DataSource, Split, draw_batch
 from meta_train.estimators import GradientEstimator
 from meta_train.inner_loop import InnerLoop
 from meta_train.slot import SlotProgram
@@ -34,6 +34,7 @@ class QuadraticTask(NamedTuple):
     target: jax.Array
     p0: jax.Array
     mup: object = STANDARD
+    draw_batch: object = draw_batch
 
     def init(self, key):
         del key
@@ -70,6 +71,6 @@ def make_program(trace, std: float, num_pairs: int, estimator: GradientEstimator
         estimator=estimator,
         num_pairs=num_pairs,
         perturbation_std=std,
-        meta_objective="loss",
+        meta_objective="mean_loss",
         loss_bound=math.inf,
     )

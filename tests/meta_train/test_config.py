@@ -27,6 +27,13 @@ from mulo.errors import InputError
         ({"seed": 2**32}, "wanted less than 2\\*\\*32"),
         ({"pairs_per_slot": 3}, "num_pairs 8 is not a multiple of pairs_per_slot 3"),
         ({"min_horizon": 10}, "truncation_length 20, min_horizon 10"),
+        ({"meta_objective": "mean"}, "Did you mean 'mean_loss'"),
+        ({"loss_scale": "lgo"}, "Did you mean 'log'"),
+        ({"augmentation": 0.5}, "augmentation is 0.5; wanted at least 1"),
+        ({"task_weights": (1.0,)}, "task_weights has 1 entries for 3 tasks"),
+        ({"task_weights": (1.0, 0.0, 1.0)}, "task_weights is 0.0; wanted a finite number above 0"),
+        ({"tasks": ("mlp-w8-d2_digits",) * 2}, "tasks has a task twice"),
+        ({"tasks": ("sine:16",)}, "No task of an installed package"),
         ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
     ],
 )
@@ -64,3 +71,9 @@ def test_paper_presets_are_the_published_recipe():
         assert (config.min_horizon, config.max_horizon, config.batch_size) == (100, 1000, 4096)
         assert (config.hidden_size, config.step_mult, config.perturbation_std) == (32, 0.01, 0.01)
         assert (config.learning_rate, config.end_learning_rate, config.warmup_steps) == (3e-3, 1e-3, 100)
+
+
+def test_weights_are_relative_to_their_mean():
+    config = dataclasses.replace(PRESETS["quick"], task_weights=(1.0, 1.0, 4.0))
+    assert config.relative_weights() == (0.5, 0.5, 2.0)
+    assert PRESETS["quick"].relative_weights() == (1.0, 1.0, 1.0)

@@ -13,8 +13,10 @@ import pytest
 from meta_train import driver
 from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, newest_theta, resume, run
+from meta_train.errors import DivergedError
 from meta_train.executors.local import LocalExecutor
 from meta_train.run_directory import RunDirectory
+from meta_train.status import format_status, read_status, watch
 from mulo import load
 from mulo.checkpoint_file import theta_digest
 from mulo.errors import CheckpointError, InputError
@@ -172,8 +174,142 @@ def test_gradients_of_slots_are_averaged_in_slot_order():
     theta = {"w": np.zeros(3, np.float32)}
     state = driver.make_meta_optimizer(CONFIG).init(theta)
     gradients = [{"w": np.float32([1, 2, 3])}, {"w": np.float32([3, 2, 1])}]
-    _, _, norm = jax.block_until_ready(update(theta, state, gradients))
-    assert float(norm) == pytest.approx(np.sqrt(12))
+    _, _, statistics = jax.block_until_ready(update(theta, state, gradients))
+    assert float(statistics.gradient_norm) == pytest.approx(np.sqrt(12))
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing():
+    update = driver.make_meta_update(CONFIG)
+    theta = {"w": np.ones(3, np.float32)}
+    state = driver.make_meta_optimizer(CONFIG).init(theta)
+    for bad in (np.nan, np.inf):
+        after, next_state, statistics = update(theta, state, [{"w": np.float32([1, bad, 3])}])
+        assert bool(statistics.skipped)
+        for new, old in zip(
+            jax.tree.leaves((after, next_state)), jax.tree.leaves((theta, state)), strict=True
+        ):
+            np.testing.assert_array_equal(new, old)
+    assert not bool(update(theta, state, [{"w": np.ones(3, np.float32)}])[2].skipped)
+
+
+class BadGradients:
+    """Stands in for the executor; from one meta-step on the first slot's gradient is NaN."""
+
+    def __init__(self, first, last):
+        self.first, self.last = first, last
+
+    def __call__(self, *arguments):
+        executor, bad = LocalExecutor(*arguments), range(self.first, self.last + 1)
+        advance = executor.advance
+
+        def advance_badly(theta, meta_step):
+            first, *others = advance(theta, meta_step)
+            if meta_step in bad:
+                first = first._replace(gradient=jax.tree.map(lambda g: g * np.nan, first.gradient))
+            return [first, *others]
+
+        executor.advance = advance_badly
+        return executor
+
+
+def test_a_skipped_meta_step_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "LocalExecutor", BadGradients(2, 3))
+    assert run(CONFIG, tmp_path / "run", OPTIONS).signal_number is None
+    lines = read_metrics(tmp_path / "run")
+    assert [line["skipped"] for line in lines] == [False, False, True, True, False, False, False, False]
+    assert lines[2]["gradient_norm"] is None
+    assert lines[1]["theta_norms"] == lines[2]["theta_norms"] == lines[3]["theta_norms"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("the meta-gradient is not finite; theta stays as it is") == 2
+    assert read_status(tmp_path / "run").skipped == 2
+
+
+def test_too_many_skipped_in_a_row_stop_the_run_and_name_the_last_good_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "LocalExecutor", BadGradients(4, 99))
+    monkeypatch.setattr(driver, "MAX_SKIPPED", 3)
+    out = tmp_path / "run"
+    with pytest.raises(DivergedError, match=r"in 3 meta-steps in a row.*step-00000003\.mulo") as caught:
+        run(CONFIG, out, OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert not (out / "theta.mulo").exists()
+    assert RunDirectory(out).checkpoint_steps() == [3]
+
+
+VALIDATED = dataclasses.replace(
+    CONFIG, validation_tasks=("mlp-w5-d1_digits",), validation_interval=3, validation_steps=4
+)
+
+
+@pytest.fixture(scope="module")
+def validated_run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "validated"
+    run(VALIDATED, out, OPTIONS)
+    return out
+
+
+def test_validation_scores_theta_and_keeps_the_best(validated_run):
+    lines = read_metrics(validated_run)
+    scores = {line["meta_step"] + 1: line["validation_score"] for line in lines if "validation_score" in line}
+    assert list(scores) == [3, 6, 8]
+    best = min(scores, key=scores.get)
+    assert lines[-1]["best_meta_step"] == best
+    checkpoint = load(validated_run / "best.mulo")
+    assert checkpoint.provenance["meta_steps"] == best
+    assert checkpoint.provenance["validation_score"] == pytest.approx(scores[best], rel=1e-6)
+    assert load(validated_run / "theta.mulo").provenance["meta_steps"] == 8
+
+
+def test_validation_does_not_change_theta(whole_run, validated_run):
+    assert digest(whole_run) == digest(validated_run)
+
+
+@pytest.mark.parametrize("stop_at", range(7))
+def test_resume_at_any_meta_step_ends_with_the_same_bits(validated_run, tmp_path, monkeypatch, stop_at):
+    out = tmp_path / "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "LocalExecutor", StopAt(stop_at))
+        assert run(VALIDATED, out, OPTIONS).meta_step == stop_at + 1
+    assert read_status(out).state == "stopped"
+    resume(out, OPTIONS)
+    assert digest(out) == digest(validated_run)
+    assert read_metrics(out) == read_metrics(validated_run)
+    assert theta_digest(load(out / "best.mulo").theta) == theta_digest(
+        load(validated_run / "best.mulo").theta
+    )
+
+
+def test_status_of_a_finished_a_running_and_a_beginning_run(whole_run, tmp_path):
+    status = read_status(whole_run)
+    assert (status.state, status.meta_step, status.meta_steps) == ("finished", 8, 8)
+    assert status.meta_loss == pytest.approx(np.mean([line["meta_loss"] for line in read_metrics(whole_run)]))
+    assert set(status.task_losses) == set(CONFIG.tasks)
+    assert status.checkpoint.endswith("step-00000008.mulo")
+    text = format_status(status)
+    assert "finished, meta-step 8 of 8" in text and "mlp-w2-d1_digits" in text
+    directory = RunDirectory.create(tmp_path / "new", CONFIG)
+    with directory.lock():
+        assert read_status(directory.path).state == "running"
+        directory.metrics_path.write_text('{"meta_step": 0, "meta_loss": 1.0, "clipped_fraction": 0, ')
+        assert read_status(directory.path).meta_step == 0
+    assert "stopped, meta-step 0 of 8" in format_status(read_status(directory.path))
+
+
+def test_watch_ends_with_the_run(whole_run, capsys):
+    watch(whole_run)
+    assert "finished" in capsys.readouterr().out
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    run(CONFIG, tmp_path / "run", RunOptions(checkpoint_interval=1, keep_checkpoints=4))
+    assert RunDirectory(tmp_path / "run").checkpoint_steps() == [8, 7, 6, 5]
+
+
+def test_metrics_hold_theta_norms_and_learned_decays(whole_run):
+    last = read_metrics(whole_run)[-1]
+    theta = load(whole_run / "theta.mulo").theta
+    assert last["theta_norms"]["mlp/w0"] == pytest.approx(np.linalg.norm(theta["mlp"]["w0"]), rel=1e-5)
+    assert set(last["decays"]) >= {"momentum/0", "second_moment/0", "factored/2"}
+    assert last["decays"]["momentum/0"] == pytest.approx(0.9, abs=0.1)
 
 
 def test_killed_run_is_resumed_with_the_same_bits(whole_run, tmp_path):
@@ -181,7 +317,7 @@ def test_killed_run_is_resumed_with_the_same_bits(whole_run, tmp_path):
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in dataclasses.asdict(CONFIG).items()
-        if name != "tasks"
+        if not isinstance(value, tuple)
     ]
     command = [sys.executable, "-m", "meta_train.cli", "--tasks", *CONFIG.tasks, *flags]
     with subprocess.Popen([*command, "--out", out, "--checkpoint-interval", "1"]) as process:

@@ -1,11 +1,17 @@
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.estimators import NRES, PES, antithetic_gradient
+from meta_train.config import PRESETS
+from meta_train.estimators import ANALYTIC, ES, ES_SINGLE, ESTIMATORS, NRES, PES, antithetic_gradient
+from meta_train.objectives import loss_differences
 from meta_train.perturbations import draw_perturbations, perturb
-from meta_train.slot import SlotKeys, advance, loss_differences, reset
+from meta_train.schedules import first_steps
+from meta_train.slot import SlotKeys, advance, reset
 from tests.meta_train.quadratic import empty_source, load_trace, make_program
 
 LEAVES = ("log_lr", "one_minus_momentum")
@@ -43,7 +49,7 @@ def estimate_windows(estimator, num_slots=96, num_pairs=512):
     @jax.jit
     @jax.vmap
     def one_slot(key):
-        state, gradients = reset(program, theta, key), []
+        state, gradients = reset(program, theta, key, source, 0), []
         for window in range(3):
             drawn_at = window if estimator.redraw else 0
             keys = SlotKeys(jax.random.fold_in(key, drawn_at), jax.random.fold_in(key, 100 + window))
@@ -76,32 +82,64 @@ def test_without_the_perturbation_sum_the_check_above_fails():
     assert np.abs(pes_z_scores(truncated)[1:]).max() > 10
 
 
-def nres_exact(num_samples=200_000):
-    """Gradient of each window's loss smoothed by one perturbation a run. -> mean, error, [3, 2]."""
+def make_window_losses():
+    """theta [2] -> the mean loss of each of three windows, [3]; `stop` cuts the gradient before a window."""
     trace = load_trace()
     program = make_program(trace, float(trace["expect/std"]), 1, NRES)
     task, optimizer = program.loop.task, program.loop.optimizer
     theta = jnp.stack([jnp.asarray(trace[f"trace/theta/{leaf}"]) for leaf in LEAVES])
+    length = program.loop.truncation_length
 
-    def window_losses(theta):
+    def window_losses(theta, stop=False):
         theta, params, losses = dict(zip(LEAVES, theta, strict=True)), task.p0, []
         state = optimizer.init(theta, params, None)
-        for _ in range(3 * program.loop.truncation_length):
+        for step in range(3 * length):
+            if stop and step % length == 0:
+                params, state = jax.lax.stop_gradient((params, state))
             loss, grads = jax.value_and_grad(task.loss)(params, None, None)
             updates, state = optimizer.update(theta, state, grads, params, None, None)
             params, losses = params + updates, [*losses, loss]
         return jnp.stack(losses).reshape(3, -1).mean(axis=1)
 
-    noise = program.perturbation_std * jax.random.normal(jax.random.key(3), (num_samples, 2))
+    return window_losses, theta, program.perturbation_std
+
+
+@functools.cache
+def nres_exact(num_samples=200_000):
+    """Gradient of each window's loss smoothed by one perturbation a run. -> mean, error, [3, 2]."""
+    window_losses, theta, std = make_window_losses()
+    noise = std * jax.random.normal(jax.random.key(3), (num_samples, 2))
     samples = np.asarray(jax.jit(jax.vmap(jax.jacobian(window_losses)))(theta[None] + noise), np.float64)
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(num_samples)
 
 
-def test_nres_agrees_with_the_gradient_smoothed_by_one_perturbation_a_run():
-    exact = nres_exact()
-    assert np.abs(z_scores(estimate_windows(NRES), *exact)).max() < 4.5
-    # The check can fail: with fresh perturbations at every window NRES is truncated ES.
-    assert np.abs(z_scores(estimate_windows(NRES._replace(redraw=True)), *exact)[1:]).max() > 10
+@pytest.mark.parametrize("estimator", [NRES, ES_SINGLE], ids=["nres", "es_single"])
+def test_one_perturbation_a_run_agrees_with_the_gradient_smoothed_by_one(estimator):
+    assert np.abs(z_scores(estimate_windows(estimator), *nres_exact())).max() < 4.5
+
+
+def test_truncated_es_is_unbiased_in_the_first_window_and_biased_later():
+    z = np.abs(z_scores(estimate_windows(ES), *nres_exact()))
+    assert z[0].max() < 4.5
+    assert z[1:].max() > 10
+
+
+def test_analytic_is_the_gradient_of_each_window_alone():
+    window_losses, theta, _ = make_window_losses()
+    estimates = estimate_windows(ANALYTIC, num_slots=2, num_pairs=3)
+    alone = jax.jacobian(lambda theta: window_losses(theta, stop=True))(theta)
+    np.testing.assert_allclose(estimates, np.broadcast_to(alone, estimates.shape), rtol=1e-4)
+    # Its bias: in later windows it is not the gradient through the whole run.
+    total = jax.jacobian(window_losses)(theta)
+    np.testing.assert_allclose(alone[0], total[0], rtol=1e-5)
+    assert np.all(np.abs(alone[1:] / total[1:] - 1.0).max(axis=1) > 0.2)
+
+
+def test_only_es_single_moves_all_slots_in_step():
+    for name, estimator in ESTIMATORS.items():
+        config = dataclasses.replace(PRESETS["quick"], estimator=name)
+        same = np.array_equal(first_steps(config, 0), first_steps(config, 1))
+        assert same == estimator.lockstep == (name == "es_single")
 
 
 def test_pairs_are_antithetic_and_have_the_right_size():

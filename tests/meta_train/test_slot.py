@@ -1,11 +1,17 @@
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from meta_train.config import PRESETS
 from meta_train.estimators import PES
-from meta_train.slot import SlotKeys, advance, bound_losses, loss_differences, reset
+from meta_train.inner_loop import unroll_truncation
+from meta_train.objectives import bound_losses, loss_differences, scale_losses, select_steps
+from meta_train.perturbations import draw_perturbations, perturb
+from meta_train.programs import build_optimizer, build_programs
+from meta_train.slot import SlotKeys, advance, reset
 from tests.meta_train.quadratic import empty_source, load_trace, make_program
 
 
@@ -29,7 +35,7 @@ def make_state():
     trace = load_trace()
     program = make_program(trace, 0.01, 4, PES)
     theta = {leaf: jnp.asarray(trace[f"trace/theta/{leaf}"]) for leaf in ("log_lr", "one_minus_momentum")}
-    return program, theta, reset(program, theta, jax.random.key(0))
+    return program, theta, reset(program, theta, jax.random.key(0), empty_source(), 0)
 
 
 def test_a_slot_advances_by_one_truncation_and_is_a_function_of_its_key():
@@ -57,3 +63,82 @@ def test_one_exploding_particle_leaves_the_gradient_finite():
     gradient, _, statistics = advance(program, theta, state, make_keys(1), empty_source())
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(gradient))
     assert float(statistics.clipped_fraction) >= 1 / 8
+
+
+def test_a_slot_is_lost_when_its_last_particle_is():
+    program, theta, state = make_state()
+    program = program._replace(loss_bound=1e6)
+    for num_lost in (7, 8):
+        lost = jnp.arange(8).reshape(2, 4) < num_lost
+        params = jnp.where(lost[..., None], jnp.nan, state.unrolls.params)
+        exploded = state._replace(unrolls=state.unrolls._replace(params=params))
+        _, after, _ = advance(program, theta, exploded, make_keys(1), empty_source())
+        assert bool(after.lost) == (num_lost == 8)
+
+
+def test_the_weight_of_a_task_multiplies_its_gradient():
+    program, theta, state = make_state()
+    once, _, _ = advance(program, theta, state, make_keys(1), empty_source())
+    twice, _, _ = advance(program._replace(weight=2.0), theta, state, make_keys(1), empty_source())
+    assert float(twice["log_lr"]) == 2 * float(once["log_lr"])
+
+
+def digits_slot(augmentation=1.0, judge_held_out=False):
+    config = dataclasses.replace(
+        PRESETS["quick"],
+        tasks=("mlp-w4-d1_digits",),
+        truncation_length=3,
+        batch_size=8,
+        pairs_per_slot=2,
+        augmentation=augmentation,
+        meta_objective="validation_loss" if judge_held_out else "mean_loss",
+    )
+    compiled = build_programs(config)["mlp-w4-d1_digits"]
+    theta = build_optimizer(config).init_theta(jax.random.key(0))
+    return compiled, theta, compiled.reset(theta, jax.random.key(1), 7)
+
+
+def test_augmentation_gives_the_same_networks_with_rescaled_parameters():
+    _, _, plain = digits_slot()
+    compiled, theta, scaled = digits_slot(augmentation=10.0)
+    assert plain.unrolls.scales == ()
+    scales = np.stack(jax.tree.leaves(scaled.unrolls.scales))  # [leaves, 2, P]
+    assert scales.min() >= 0.1 and scales.max() <= 10.0
+    assert np.array_equal(scales[:, 0], scales[:, 1]) and len(np.unique(scales)) == scales.size // 2
+    np.testing.assert_array_equal(plain.initial_losses, scaled.initial_losses)
+    rebuilt = jax.tree.map(
+        lambda p, s: p * s.reshape(s.shape + (1,) * (p.ndim - 2)),
+        scaled.unrolls.params,
+        scaled.unrolls.scales,
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), rebuilt, plain.unrolls.params)
+    first = compiled.advance(theta, scaled, make_keys(0), compiled.source)[2]
+    assert math.isfinite(float(first.meta_loss))
+
+
+def test_validation_loss_is_of_images_that_are_not_trained_on():
+    compiled, theta, state = digits_slot(judge_held_out=True)
+    plain, _, _ = digits_slot()
+    assert len(compiled.source.train.labels) + len(compiled.source.validation.labels) == len(
+        plain.source.train.labels
+    )
+    losses, _ = unroll_truncation(
+        compiled.program.loop,
+        perturb(theta, draw_perturbations(jax.random.key(0), theta, 2, 0.01)),
+        state.unrolls,
+        jax.random.key(0),
+        compiled.source,
+    )
+    assert losses.train.shape == losses.judged.shape == (3, 2, 2)
+    # At the first step the output layer is zero and every image has the same loss.
+    assert not np.any(losses.train[1:] == losses.judged[1:])
+
+
+def test_loss_scales_and_the_final_loss():
+    losses = jnp.float32([[[2.0, 1.0]], [[0.5, 4.0]]])
+    initial = jnp.float32([2.0, 4.0])
+    assert np.array_equal(scale_losses(losses, initial, "none"), losses)
+    np.testing.assert_allclose(scale_losses(losses, initial, "initial"), [[[1, 0.25]], [[0.25, 1]]])
+    np.testing.assert_allclose(scale_losses(losses, initial, "log"), np.log(losses + 1e-4), rtol=1e-6)
+    np.testing.assert_array_equal(select_steps(losses, "final_loss"), losses[1:])
+    np.testing.assert_array_equal(select_steps(losses, "mean_loss"), losses)
