@@ -24,7 +24,15 @@ from mulo.optimizers._accumulators import (
     factored_axes,
     init_accumulators,
 )
-from mulo.optimizers._features import COL_ROWS, ELEMENT_ROWS, ROW_ROWS, make_features, time_features
+from mulo.optimizers._features import (
+    COL_ROWS,
+    ELEMENT_ROWS,
+    ROW_ROWS,
+    element_features,
+    inverse_rms,
+    make_ingredients,
+    time_features,
+)
 from mulo.optimizers.small_fc import SmallFC, effective_decays
 
 PARAMS_TOLERANCE = 1e-6
@@ -241,10 +249,11 @@ def _recorded_layout(decays: Decays, grads: jax.Array, param: jax.Array) -> jax.
         init_accumulators(param),
         grads,
     )
-    features = make_features(accumulators, bound_gradient(grads[-1]), param)
-    spread = [jnp.broadcast_to(x, x.shape[:1] + param.shape) for x in features]
+    ingredients, along_axes = make_ingredients(accumulators, bound_gradient(grads[-1]), param)
+    features = [*element_features(ingredients), *along_axes.row, *along_axes.col]
+    normalised = [jnp.broadcast_to(feature * inverse_rms(feature), param.shape) for feature in features]
     order = np.argsort([*ELEMENT_ROWS, *ROW_ROWS, *COL_ROWS])
-    return jnp.moveaxis(jnp.concatenate(spread)[order], 0, -1)
+    return jnp.stack([normalised[index] for index in order], axis=-1)
 
 
 def report(results: list[Deviation]) -> str:

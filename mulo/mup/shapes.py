@@ -120,9 +120,7 @@ def infer(
     _check_overrides(overrides, target_shapes)
     leaves = []
     for path, shape in target_shapes.items():
-        infinite = tuple(
-            axis for axis in range(len(shape)) if len({tree[path][axis] for tree in trees}) > 1
-        )
+        infinite = tuple(axis for axis in range(len(shape)) if len({tree[path][axis] for tree in trees}) > 1)
         role = overrides.get(path) or find_role(path, shape, infinite)
         leaves.append(
             LeafMuP(

@@ -102,9 +102,7 @@ def accumulate(decays: Decays, accumulators: Accumulators, grad: jax.Array) -> A
     axes = factored_axes(grad.shape)
     row_input = floored if axes is None else floored.mean(axis=axes[1])
     return Accumulators(
-        momenta=tuple(
-            _running_mean(decays.momentum[i], m, grad) for i, m in enumerate(accumulators.momenta)
-        ),
+        momenta=tuple(_running_mean(decays.momentum[i], m, grad) for i, m in enumerate(accumulators.momenta)),
         second_moment=_running_mean(
             jnp.clip(decays.second_moment[0], 0.0, 1.0), accumulators.second_moment, square
         ),

@@ -27,7 +27,7 @@ from mulo.optimizers._accumulators import (
     bound_gradient,
     init_accumulators,
 )
-from mulo.optimizers._features import make_features, time_features
+from mulo.optimizers._features import make_ingredients, time_features
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 
 _INITIAL_DECAYS = Decays(
@@ -155,8 +155,10 @@ class SmallFC:
         accumulators, grad, param = jax.tree.map(
             lambda x: jnp.reshape(x, (1,)) if shape == () and jnp.size(x) else x, (accumulators, grad, param)
         )
-        features = make_features(accumulators, bound_gradient(grad), jnp.asarray(param, jnp.float32))
-        direction, magnitude = apply_mlp(mlp, features, time)
+        ingredients, axis_features = make_ingredients(
+            accumulators, bound_gradient(grad), jnp.asarray(param, jnp.float32)
+        )
+        direction, magnitude = apply_mlp(mlp, ingredients, axis_features, time)
         return jnp.reshape(direction * jnp.exp(self.exp_mult * magnitude) * self.step_mult, shape)
 
 

@@ -1,0 +1,60 @@
+"""The three forms in which the per-parameter network is computed give the same numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mulo.optimizers import _mlp
+from mulo.optimizers._accumulators import Accumulators, init_accumulators
+from mulo.optimizers._features import make_ingredients
+
+SHAPES = [(1,), (13,), (7, 5), (5, 7), (6, 6), (3, 11, 2), (3, 3, 4, 9), (9, 1)]
+
+
+def make_inputs(shape):
+    keys = iter(jax.random.split(jax.random.key(0), 20))
+    zeros = init_accumulators(jnp.zeros(shape))
+    positive = [jax.tree.map(lambda x: jnp.abs(jax.random.normal(next(keys), x.shape)), x) for x in zeros[1:]]
+    momenta = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), zeros.momenta)
+    accumulators = Accumulators(momenta, *positive)
+    grad, param = (jax.random.normal(next(keys), shape) for _ in range(2))
+    return make_ingredients(accumulators, grad, param)
+
+
+def apply(monkeypatch, hidden_size, shape, max_unrolled, block_size):
+    monkeypatch.setattr(_mlp, "MAX_UNROLLED", max_unrolled)
+    monkeypatch.setattr(_mlp, "BLOCK_SIZE", block_size)
+    mlp = _mlp.init_mlp(jax.random.key(1), hidden_size)
+    return np.asarray(_mlp.apply_mlp(mlp, *make_inputs(shape), jnp.linspace(-1.0, 1.0, 11)))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_unit_by_unit_as_matrices_and_block_by_block(shape, monkeypatch):
+    unrolled = apply(monkeypatch, 8, shape, max_unrolled=8, block_size=10**6)
+    matrices = apply(monkeypatch, 8, shape, max_unrolled=7, block_size=10**6)
+    assert unrolled.shape == (2, *shape) and np.abs(unrolled).max() > 0.1
+    np.testing.assert_allclose(matrices, unrolled, rtol=1e-5, atol=1e-6)
+    for block_size in (1, 12, 30):
+        blocks = apply(monkeypatch, 8, shape, max_unrolled=7, block_size=block_size)
+        np.testing.assert_allclose(blocks, matrices, rtol=1e-5, atol=1e-6)
+
+
+def test_the_network_is_that_of_normalised_features_written_out(monkeypatch):
+    shape = (7, 5)
+    ingredients, along_axes = make_inputs(shape)
+    features = np.zeros((28, *shape))
+    for rows, arrays in (
+        (_mlp.ELEMENT_ROWS, _mlp.element_features(ingredients)),
+        (_mlp.ROW_ROWS, along_axes.row),
+        (_mlp.COL_ROWS, along_axes.col),
+    ):
+        for row, array in zip(rows, arrays, strict=True):
+            features[row] = array
+    features /= np.sqrt(1e-5 + np.square(features).mean(axis=(1, 2), keepdims=True))
+    mlp = {name: np.asarray(x, np.float64) for name, x in _mlp.init_mlp(jax.random.key(1), 8).items()}
+    inputs = [*features, *(np.full(shape, x) for x in np.linspace(-1.0, 1.0, 11))]
+    hidden = np.einsum("i...,ij->...j", inputs, mlp["w0"])
+    hidden = np.maximum(np.maximum(hidden, 0) @ mlp["w1"], 0) @ mlp["w2"]
+    ours = apply(monkeypatch, 8, shape, max_unrolled=8, block_size=10)
+    np.testing.assert_allclose(np.moveaxis(ours, 0, -1), hidden, rtol=1e-4, atol=1e-5)
