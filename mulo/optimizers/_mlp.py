@@ -25,7 +25,7 @@ from mulo.optimizers._features import (
 NUM_INPUTS = NUM_FEATURES + len(TIME_SCALES)
 
 MAX_UNROLLED = 16
-"""Networks of at most so many hidden units are written out. Larger ones would compile for seconds a tensor."""
+"""Networks of at most so many hidden units are written out; larger ones would compile for seconds."""
 
 BLOCK_SIZE = 16384
 """Parameters that larger networks are applied to at once."""
@@ -52,9 +52,9 @@ def apply_mlp(
 ) -> tuple[jax.Array, jax.Array]:
     """Direction and magnitude for every parameter of one tensor.
 
-    What normalises a feature is multiplied into its weights. What is constant along an axis is multiplied with
-    its weights before it is spread over that axis; the time features are constant over the tensor and
-    become part of the first bias.
+    What normalises a feature is multiplied into its weights. What is constant along an axis is multiplied
+    with its weights before it is spread over that axis; the time features are constant over the tensor
+    and become part of the first bias.
 
     Args:
       mlp: as from `init_mlp`.
@@ -128,7 +128,7 @@ def _apply_blocks(
     whole = num_blocks * length
 
     def join(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 0, axis).reshape(shape[:axis] + (whole,) + shape[axis + 1 :])
+        return jnp.moveaxis(x, 0, axis).reshape(*shape[:axis], whole, *shape[axis + 1 :])
 
     direction, magnitude = (join(x) for x in blocks)
     if not num_rest:
