@@ -31,6 +31,7 @@ from mulo.optimizers._features import (
     element_features,
     inverse_rms,
     make_ingredients,
+    mean_square,
     time_features,
 )
 from mulo.optimizers.small_fc import SmallFC, effective_decays
@@ -249,9 +250,9 @@ def _recorded_layout(decays: Decays, grads: jax.Array, param: jax.Array) -> jax.
         init_accumulators(param),
         grads,
     )
-    ingredients, along_axes = make_ingredients(accumulators, bound_gradient(grads[-1]), param)
+    ingredients, along_axes = make_ingredients(accumulators, grads[-1], param)
     features = [*element_features(ingredients), *along_axes.row, *along_axes.col]
-    normalised = [jnp.broadcast_to(feature * inverse_rms(feature), param.shape) for feature in features]
+    normalised = [jnp.broadcast_to(f * inverse_rms(mean_square(f)), param.shape) for f in features]
     order = np.argsort([*ELEMENT_ROWS, *ROW_ROWS, *COL_ROWS])
     return jnp.stack([normalised[index] for index in order], axis=-1)
 

@@ -98,9 +98,13 @@ def accumulate(decays: Decays, accumulators: Accumulators, grad: jax.Array) -> A
       grad: float32, finite.
     """
     square = jnp.square(grad)
-    floored = square + 1e-30  # as Adafactor; keeps rows and columns of zeros above zero
     axes = factored_axes(grad.shape)
-    row_input = floored if axes is None else floored.mean(axis=axes[1])
+
+    def mean(axis: int) -> jax.Array:
+        # As Adafactor; keeps rows and columns of zeros above zero.
+        return square.mean(axis=axis) + 1e-30
+
+    row_input = square + 1e-30 if axes is None else mean(axes[1])
     return Accumulators(
         momenta=tuple(_running_mean(decays.momentum[i], m, grad) for i, m in enumerate(accumulators.momenta)),
         second_moment=_running_mean(
@@ -113,7 +117,7 @@ def accumulate(decays: Decays, accumulators: Accumulators, grad: jax.Array) -> A
         cols=accumulators.cols
         if axes is None
         else tuple(
-            _running_mean(jnp.clip(decays.factored[i], 0.0, 1.0), col, floored.mean(axis=axes[0]))
+            _running_mean(jnp.clip(decays.factored[i], 0.0, 1.0), col, mean(axes[0]))
             for i, col in enumerate(accumulators.cols)
         ),
     )

@@ -6,12 +6,14 @@ are constant along an axis and stay that small, with length 1 along it. The feat
 arrays, never one array of all: XLA then computes each where it is used.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mulo.optimizers._accumulators import Accumulators, factored_axes
+from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
+from mulo.optimizers._blocks import Part, Put, fold_blocks, on_cpu
 
 NUM_FEATURES = 28
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
@@ -19,14 +21,22 @@ TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 
 ELEMENT_ROWS = (*range(13), 25, 26, 27)
 """Rows of the first layer's weights that belong to `element_features`, in its order."""
+NUM_ELEMENT_FEATURES = len(ELEMENT_ROWS)
 ROW_ROWS = (13, 14, 15, 19, 20, 21)
 COL_ROWS = (16, 17, 18, 22, 23, 24)
+
+
+CPU_BLOCK_SIZE = 65536
+"""Parameters whose squares are summed at once on a CPU: within its caches."""
+
+ACCELERATOR_BLOCK_SIZE = 4194304
+"""The same on a GPU or TPU, where small parts would leave it idle."""
 
 
 class Ingredients(NamedTuple):
     """What the features of single parameters are made of, float32; a factor has length 1 along an axis."""
 
-    grad: jax.Array  # [*shape]
+    grad: jax.Array  # [*shape], not bounded yet: the features bound it where they are computed
     param: jax.Array  # [*shape]
     momenta: tuple[jax.Array, ...]  # three, [*shape]
     second_moment: jax.Array  # [*shape]
@@ -53,7 +63,7 @@ def make_ingredients(
 
     Args:
       accumulators: of this tensor, updated with `grad`.
-      grad: [*shape], float32, finite.
+      grad: [*shape], float32.
       param: [*shape], float32, before the step.
     """
     axes = factored_axes(grad.shape)
@@ -89,6 +99,7 @@ def make_ingredients(
 def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
     """The 16 features of single parameters, [*shape] each, before they are normalised."""
     grad, param, momenta, second_moment, grad_factors, momentum_factors = ingredients
+    grad = bound_gradient(grad)
     inverse_root = jax.lax.rsqrt(second_moment + 1e-6)
     return (
         grad,
@@ -102,11 +113,75 @@ def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
     )
 
 
-def inverse_rms(feature: jax.Array) -> jax.Array:
-    """What a feature is multiplied with to be normalised: 1 / root mean square over the tensor, []."""
-    square = jnp.square(feature)
-    # The last axis first: XLA on the CPU computes this twice as fast as one mean over all axes.
-    return jax.lax.rsqrt(1e-5 + jnp.mean(jnp.mean(square, axis=-1)))
+def inverse_rms(mean_square: jax.Array) -> jax.Array:
+    """What a feature is multiplied with to be normalised, from its mean square over the tensor."""
+    return jax.lax.rsqrt(1e-5 + mean_square)
+
+
+def mean_square(feature: jax.Array) -> jax.Array:
+    """Mean square of one feature over the tensor, []."""
+    return _sum_square(feature) / feature.size
+
+
+def _sum_square(feature: jax.Array) -> jax.Array:
+    # The last axis first: XLA on the CPU computes this twice as fast as one sum over all axes.
+    return jnp.sum(jnp.sum(jnp.square(feature), axis=-1))
+
+
+def mean_squares(ingredients: Ingredients) -> jax.Array:
+    """Mean square of each of `element_features` over the tensor, [16]."""
+    shape = ingredients.grad.shape
+
+    def add(total: jax.Array, part: Part, put: Put) -> jax.Array:
+        del put
+        return total + _sum_squares(jax.tree.map(part, ingredients), factored_axes(shape))
+
+    block_size = CPU_BLOCK_SIZE if on_cpu() else ACCELERATOR_BLOCK_SIZE
+    return fold_blocks(add, jnp.zeros(NUM_ELEMENT_FEATURES, jnp.float32), shape, block_size) / ingredients.grad.size
+
+
+def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.Array:
+    """Sum of squares of each of `element_features`, [16].
+
+    Those scaled by factors of rows and columns are never formed: the sum of (g r c)^2 is r^2 G c^2, with G
+    the matrix of g^2.
+    """
+    features = element_features(ingredients)
+    if axes is None:
+        return jnp.stack([_sum_square(feature) for feature in features])
+    _, param, momenta, _, grad_factors, momentum_factors = ingredients
+    of_grad = _scaled_sum_squares(features[0], grad_factors, axes)
+    of_momenta = [
+        _scaled_sum_squares(momentum, (factors,), axes)
+        for momentum, factors in zip(momenta, momentum_factors, strict=True)
+    ]
+    sums = (
+        of_grad[0],
+        _sum_square(param),
+        *(sums[0] for sums in of_momenta),
+        *(_sum_square(feature) for feature in features[5:10]),
+        *of_grad[1:],
+        *(sums[1] for sums in of_momenta),
+    )
+    return jnp.stack(sums)
+
+
+def _scaled_sum_squares(
+    x: jax.Array, factors: Sequence[tuple[jax.Array, jax.Array]], axes: tuple[int, int]
+) -> jax.Array:
+    """Sum of squares of x [*shape], and of x times each pair of factors of rows and columns, [1 + F]."""
+    d1, d0 = axes
+    rows = jnp.stack([jnp.ones_like(factors[0][0]), *(row for row, _ in factors)])
+    cols = jnp.stack([jnp.ones_like(factors[0][1]), *(col for _, col in factors)])
+    names = "abcdefghijklmnopqrstuvw"[: x.ndim]
+    over_d0 = jnp.einsum(
+        f"{names},z{names.replace(names[d1], '')}->z{names.replace(names[d0], '')}",
+        jnp.square(x),
+        jnp.square(jnp.squeeze(cols, d1 + 1)),
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    scaled = over_d0 * jnp.square(jnp.squeeze(rows, d0 + 1))
+    return jnp.sum(scaled, axis=tuple(range(1, x.ndim)))
 
 
 def time_features(step: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Theta
+from mulo.optimizers._blocks import Part, Put, fold_blocks, on_cpu
 from mulo.optimizers._features import (
     COL_ROWS,
     ELEMENT_ROWS,
@@ -20,6 +21,8 @@ from mulo.optimizers._features import (
     Ingredients,
     element_features,
     inverse_rms,
+    mean_square,
+    mean_squares,
 )
 
 NUM_INPUTS = NUM_FEATURES + len(TIME_SCALES)
@@ -27,8 +30,11 @@ NUM_INPUTS = NUM_FEATURES + len(TIME_SCALES)
 MAX_UNROLLED = 16
 """Networks of at most so many hidden units are written out; larger ones would compile for seconds."""
 
-BLOCK_SIZE = 16384
-"""Parameters that larger networks are applied to at once."""
+CPU_BLOCK_SIZE = 32768
+"""Parameters that larger networks are applied to at once on a CPU: within its caches."""
+
+ACCELERATOR_BLOCK_SIZE = 1048576
+"""The same on a GPU or TPU, where small parts would leave it idle."""
 
 
 def init_mlp(key: jax.Array, hidden_size: int) -> Theta:
@@ -48,9 +54,14 @@ def init_mlp(key: jax.Array, hidden_size: int) -> Theta:
 
 
 def apply_mlp(
-    mlp: Theta, ingredients: Ingredients, axis_features: AxisFeatures, time: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Direction and magnitude for every parameter of one tensor.
+    mlp: Theta,
+    ingredients: Ingredients,
+    axis_features: AxisFeatures,
+    time: jax.Array,
+    *,
+    exp_mult: float,
+) -> jax.Array:
+    """Size of a step before its multipliers, direction * exp(exp_mult * magnitude), [*shape].
 
     What normalises a feature is multiplied into its weights. What is constant along an axis is multiplied
     with its weights before it is spread over that axis; the time features are constant over the tensor
@@ -61,32 +72,30 @@ def apply_mlp(
       ingredients: of the tensor.
       axis_features: of the tensor.
       time: [11].
-
-    Returns:
-      direction [*shape], magnitude [*shape].
+      exp_mult: how much the magnitude counts.
     """
     w0, ndim = mlp["w0"], ingredients.grad.ndim
     bias = _spread(mlp["b0"] + time @ w0[NUM_FEATURES:], ndim)
     row = bias + _axis_share(w0[np.array(ROW_ROWS)], axis_features.row)
     col = _axis_share(w0[np.array(COL_ROWS)], axis_features.col)
-    scales = jnp.stack([inverse_rms(feature) for feature in element_features(ingredients)])
+    scales = inverse_rms(mean_squares(ingredients))
     # Without the barrier XLA would keep the features from their norms until they are used here.
     ingredients = jax.lax.optimization_barrier(ingredients)
     scaled = {**mlp, "w0": w0[np.array(ELEMENT_ROWS)] * scales[:, None]}
     if len(mlp["b1"]) <= MAX_UNROLLED:
-        return _apply_unrolled(scaled, ingredients, row, col)
-    return _apply_blocks(scaled, ingredients, row, col)
+        return _apply_unrolled(scaled, ingredients, row, col, exp_mult)
+    return _apply_blocks(scaled, ingredients, row, col, exp_mult)
 
 
 def _axis_share(weights: jax.Array, features: tuple[jax.Array, ...]) -> jax.Array:
     """Share of the first layer. weights: [6, H] -> [H, *shape] with length 1 where the features have it."""
-    scales = jnp.stack([inverse_rms(feature) for feature in features])
+    scales = inverse_rms(jnp.stack([mean_square(feature) for feature in features]))
     return _linear(weights * scales[:, None], jnp.stack(features))
 
 
 def _apply_unrolled(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+) -> jax.Array:
     """The network written out, unit by unit: XLA makes one loop over the parameters of it."""
     features = element_features(ingredients)
     hidden = [
@@ -94,7 +103,7 @@ def _apply_unrolled(
     ]
     hidden = [jax.nn.relu(_dot(hidden, mlp["w1"][:, unit], mlp["b1"][unit])) for unit in range(len(row))]
     direction, magnitude = (_dot(hidden, mlp["w2"][:, output], mlp["b2"][output]) for output in range(2))
-    return direction, magnitude
+    return direction * jnp.exp(exp_mult * magnitude)
 
 
 def _dot(inputs: Sequence[jax.Array], weights: jax.Array, start: jax.Array) -> jax.Array:
@@ -105,51 +114,32 @@ def _dot(inputs: Sequence[jax.Array], weights: jax.Array, start: jax.Array) -> j
 
 
 def _apply_blocks(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The network as matrix products, of one part of the tensor after the other.
+    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+) -> jax.Array:
+    """The network as matrix products, of one part of the tensor after the other."""
 
-    The parts are along the longest axis, small enough for a processor's cache.
-    """
+    def apply(steps: jax.Array, part: Part, put: Put) -> jax.Array:
+        cut = jax.tree.map(part, ingredients)
+        return put(steps, _apply_matrices(mlp, cut, part(row, 1), part(col, 1), exp_mult))
+
+    block_size = CPU_BLOCK_SIZE if on_cpu() else ACCELERATOR_BLOCK_SIZE
     shape = ingredients.grad.shape
-    axis = int(np.argmax(shape))
-    length = max(1, BLOCK_SIZE * shape[axis] // ingredients.grad.size)
-    num_blocks, num_rest = divmod(shape[axis], length)
-    if num_blocks <= 1:
-        return _apply_matrices(mlp, ingredients, row, col)
-
-    def block(start: jax.Array | int, length: int) -> tuple[jax.Array, jax.Array]:
-        def cut(x: jax.Array, axis: int = axis) -> jax.Array:
-            return x if x.shape[axis] == 1 else jax.lax.dynamic_slice_in_dim(x, start, length, axis)
-
-        return _apply_matrices(mlp, jax.tree.map(cut, ingredients), cut(row, axis + 1), cut(col, axis + 1))
-
-    blocks = jax.lax.map(lambda index: block(index * length, length), jnp.arange(num_blocks))
-    whole = num_blocks * length
-
-    def join(x: jax.Array) -> jax.Array:
-        return jnp.moveaxis(x, 0, axis).reshape(*shape[:axis], whole, *shape[axis + 1 :])
-
-    direction, magnitude = (join(x) for x in blocks)
-    if not num_rest:
-        return direction, magnitude
-    rest = block(whole, num_rest)
-    return jnp.concatenate([direction, rest[0]], axis), jnp.concatenate([magnitude, rest[1]], axis)
+    return fold_blocks(apply, jnp.zeros(shape, jnp.float32), shape, block_size)
 
 
 def _apply_matrices(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+) -> jax.Array:
     hidden = _linear(mlp["w0"], jnp.stack(element_features(ingredients))) + row + col
     hidden = jax.nn.relu(hidden)
     hidden = jax.nn.relu(_linear(mlp["w1"], hidden) + _spread(mlp["b1"], hidden.ndim - 1))
     direction, magnitude = _linear(mlp["w2"], hidden) + _spread(mlp["b2"], hidden.ndim - 1)
-    return direction, magnitude
+    return direction * jnp.exp(exp_mult * magnitude)
 
 
 def _linear(weights: jax.Array, inputs: jax.Array) -> jax.Array:
     """weights: [I, O], inputs: [I, *shape] -> [O, *shape]."""
-    return jnp.tensordot(weights, inputs, axes=([0], [0]))
+    return jnp.tensordot(weights, inputs, axes=([0], [0]), precision=jax.lax.Precision.HIGHEST)
 
 
 def _spread(bias: jax.Array, ndim: int) -> jax.Array:

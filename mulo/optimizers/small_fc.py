@@ -72,7 +72,7 @@ class SmallFC:
 
     def __post_init__(self):
         """Refuses what cannot be built."""
-        if not isinstance(self.hidden_size, int) or not 1 <= self.hidden_size <= 4096:
+        if type(self.hidden_size) is not int or not 1 <= self.hidden_size <= 4096:
             raise InputError(f"hidden_size is {self.hidden_size!r}; wanted a whole number from 1 to 4096.")
         for field in ("step_mult", "exp_mult", "max_global_norm"):
             value = getattr(self, field)
@@ -156,10 +156,10 @@ class SmallFC:
             lambda x: jnp.reshape(x, (1,)) if shape == () and jnp.size(x) else x, (accumulators, grad, param)
         )
         ingredients, axis_features = make_ingredients(
-            accumulators, bound_gradient(grad), jnp.asarray(param, jnp.float32)
+            accumulators, jnp.asarray(grad, jnp.float32), jnp.asarray(param, jnp.float32)
         )
-        direction, magnitude = apply_mlp(mlp, ingredients, axis_features, time)
-        return jnp.reshape(direction * jnp.exp(self.exp_mult * magnitude) * self.step_mult, shape)
+        step = apply_mlp(mlp, ingredients, axis_features, time, exp_mult=self.exp_mult)
+        return jnp.reshape(step * self.step_mult, shape)
 
 
 def effective_decays(offsets: dict[str, jax.Array]) -> Decays:

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mulo.optimizers import _mlp
+from mulo.optimizers import _features, _mlp
 from mulo.optimizers._accumulators import Accumulators, init_accumulators
 from mulo.optimizers._features import make_ingredients
 
 SHAPES = [(1,), (13,), (7, 5), (5, 7), (6, 6), (3, 11, 2), (3, 3, 4, 9), (9, 1)]
+
+EXP_MULT = 0.5  # large, so that the magnitude counts
 
 
 def make_inputs(shape):
@@ -24,20 +26,37 @@ def make_inputs(shape):
 
 def apply(monkeypatch, hidden_size, shape, max_unrolled, block_size):
     monkeypatch.setattr(_mlp, "MAX_UNROLLED", max_unrolled)
-    monkeypatch.setattr(_mlp, "BLOCK_SIZE", block_size)
+    monkeypatch.setattr(_mlp, "CPU_BLOCK_SIZE", block_size)
+    monkeypatch.setattr(_features, "CPU_BLOCK_SIZE", block_size)
+    monkeypatch.setattr(_mlp, "ACCELERATOR_BLOCK_SIZE", block_size)
+    monkeypatch.setattr(_features, "ACCELERATOR_BLOCK_SIZE", block_size)
     mlp = _mlp.init_mlp(jax.random.key(1), hidden_size)
-    return np.asarray(_mlp.apply_mlp(mlp, *make_inputs(shape), jnp.linspace(-1.0, 1.0, 11)))
+    return np.asarray(
+        _mlp.apply_mlp(mlp, *make_inputs(shape), jnp.linspace(-1.0, 1.0, 11), exp_mult=EXP_MULT)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_unit_by_unit_as_matrices_and_block_by_block(shape, monkeypatch):
     unrolled = apply(monkeypatch, 8, shape, max_unrolled=8, block_size=10**6)
     matrices = apply(monkeypatch, 8, shape, max_unrolled=7, block_size=10**6)
-    assert unrolled.shape == (2, *shape) and np.abs(unrolled).max() > 0.01
+    assert unrolled.shape == shape and np.abs(unrolled).max() > 1e-3
     np.testing.assert_allclose(matrices, unrolled, rtol=1e-5, atol=1e-6)
     for block_size in (1, 12, 30):
         blocks = apply(monkeypatch, 8, shape, max_unrolled=7, block_size=block_size)
         np.testing.assert_allclose(blocks, matrices, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_mean_squares_are_those_of_the_features(shape, monkeypatch):
+    ingredients, _ = make_inputs(shape)
+    expected = [
+        np.mean(np.square(feature, dtype=np.float64)) for feature in _mlp.element_features(ingredients)
+    ]
+    for block_size in (1, 12, 10**6):
+        monkeypatch.setattr(_features, "CPU_BLOCK_SIZE", block_size)
+        monkeypatch.setattr(_features, "ACCELERATOR_BLOCK_SIZE", block_size)
+        np.testing.assert_allclose(_features.mean_squares(ingredients), expected, rtol=1e-5)
 
 
 def test_the_network_is_that_of_normalised_features_written_out(monkeypatch):
@@ -57,4 +76,5 @@ def test_the_network_is_that_of_normalised_features_written_out(monkeypatch):
     hidden = np.einsum("i...,ij->...j", inputs, mlp["w0"])
     hidden = np.maximum(np.maximum(hidden, 0) @ mlp["w1"], 0) @ mlp["w2"]
     ours = apply(monkeypatch, 8, shape, max_unrolled=8, block_size=10)
-    np.testing.assert_allclose(np.moveaxis(ours, 0, -1), hidden, rtol=1e-4, atol=1e-5)
+    expected = hidden[..., 0] * np.exp(EXP_MULT * hidden[..., 1])
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
