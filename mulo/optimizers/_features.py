@@ -137,7 +137,8 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
         return total + _sum_squares(jax.tree.map(part, ingredients), factored_axes(shape))
 
     block_size = CPU_BLOCK_SIZE if on_cpu() else ACCELERATOR_BLOCK_SIZE
-    return fold_blocks(add, jnp.zeros(NUM_ELEMENT_FEATURES, jnp.float32), shape, block_size) / ingredients.grad.size
+    zeros = jnp.zeros(NUM_ELEMENT_FEATURES, jnp.float32)
+    return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
 
 
 def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.Array:
