@@ -32,7 +32,7 @@ def fold_blocks(
       shape: of the tensor; of rank 1 or more.
       block_size: parameters in a part, about.
 
-    >>> x = jnp.arange(10.0).reshape(5, 2)
+    >>> x = jax.numpy.arange(10.0).reshape(5, 2)
     >>> float(fold_blocks(lambda total, part, put: total + part(x).sum(), 0.0, x.shape, block_size=4))
     45.0
     """
@@ -49,6 +49,8 @@ def fold_blocks(
             return jax.lax.dynamic_slice_in_dim(x, start, length, axis + leading)
 
         def put(whole: jax.Array, part: jax.Array) -> jax.Array:
+            if length == shape[axis]:
+                return part
             return jax.lax.dynamic_update_slice_in_dim(whole, part, start, axis)
 
         return body(carry, part, put)
@@ -60,6 +62,17 @@ def fold_blocks(
     return run(carry, num_blocks * length, num_rest) if num_rest else carry
 
 
-def on_cpu() -> bool:
-    """Whether what is being traced will, most likely, run on a CPU."""
-    return jax.default_backend() == "cpu"
+def choose_block_size(x: jax.Array, *, on_cpu: int, elsewhere: int) -> int:
+    """Parameters in a part of x: one of the two sizes, or all of x where its type says that it is sharded.
+
+    Sharding that the type does not show (axes of the mesh of type Auto) is not seen here. XLA then
+    gathers a tensor larger than a part before it is cut: right, but slower than need be.
+    """
+    if is_sharded(x):
+        return x.size
+    return on_cpu if jax.default_backend() == "cpu" else elsewhere
+
+
+def is_sharded(x: jax.Array) -> bool:
+    """Whether the type of x says that one of its axes is spread over devices (axes of type Explicit)."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
-from mulo.optimizers._blocks import Part, Put, fold_blocks, on_cpu
+from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks, is_sharded
 
 NUM_FEATURES = 28
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
@@ -136,7 +136,7 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
         del put
         return total + _sum_squares(jax.tree.map(part, ingredients), factored_axes(shape))
 
-    block_size = CPU_BLOCK_SIZE if on_cpu() else ACCELERATOR_BLOCK_SIZE
+    block_size = choose_block_size(ingredients.grad, on_cpu=CPU_BLOCK_SIZE, elsewhere=ACCELERATOR_BLOCK_SIZE)
     zeros = jnp.zeros(NUM_ELEMENT_FEATURES, jnp.float32)
     return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
 
@@ -145,10 +145,11 @@ def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.
     """Sum of squares of each of `element_features`, [16].
 
     Those scaled by factors of rows and columns are never formed: the sum of (g r c)^2 is r^2 G c^2, with G
-    the matrix of g^2.
+    the matrix of g^2. Of a sharded tensor they are: its matrix products would need to be told how to
+    spread their results, plain sums do not.
     """
     features = element_features(ingredients)
-    if axes is None:
+    if axes is None or is_sharded(ingredients.grad):
         return jnp.stack([_sum_square(feature) for feature in features])
     _, param, momenta, _, grad_factors, momentum_factors = ingredients
     of_grad = _scaled_sum_squares(features[0], grad_factors, axes)

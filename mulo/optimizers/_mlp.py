@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Theta
-from mulo.optimizers._blocks import Part, Put, fold_blocks, on_cpu
+from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks
 from mulo.optimizers._features import (
     COL_ROWS,
     ELEMENT_ROWS,
@@ -122,7 +122,7 @@ def _apply_blocks(
         cut = jax.tree.map(part, ingredients)
         return put(steps, _apply_matrices(mlp, cut, part(row, 1), part(col, 1), exp_mult))
 
-    block_size = CPU_BLOCK_SIZE if on_cpu() else ACCELERATOR_BLOCK_SIZE
+    block_size = choose_block_size(ingredients.grad, on_cpu=CPU_BLOCK_SIZE, elsewhere=ACCELERATOR_BLOCK_SIZE)
     shape = ingredients.grad.shape
     return fold_blocks(apply, jnp.zeros(shape, jnp.float32), shape, block_size)
 
