@@ -43,10 +43,12 @@ def make_contenders(sources: Sequence[str]) -> list[Contender]:
     for source in sources:
         if source not in BASELINES:
             learned.append(_learned(source, load(source), taken=[*names, *(c.label for c in learned)]))
-    return [*learned, *(_baseline(name, BASELINES[name]) for name in names)]
+    return [*learned, *(baseline_contender(name, BASELINES[name]) for name in names)]
 
 
-def _baseline(name: str, baseline: Baseline) -> Contender:
+def baseline_contender(name: str, baseline: Baseline) -> Contender:
+    """A contender called `name`, from a baseline of the table or from one of your own."""
+
     def make_setting(rates: Sequence[float | None]) -> Any:
         decays = [baseline.weight_decay] * len(rates)
         return {

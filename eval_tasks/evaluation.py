@@ -78,10 +78,16 @@ class Evaluation:
         )
 
     def _tune(self, contender: Contender, width: int) -> Choice:
-        losses: dict[float, list[float | None]] = {rate: [] for rate in GRID}
-        for record in self._records(contender, width, GRID, "tune"):
+        return choose(self.sweep(contender, width, GRID))
+
+    def sweep(
+        self, contender: Contender, width: int, rates: Sequence[float]
+    ) -> dict[float, list[float | None]]:
+        """The final training loss of each tuning seed at each learning rate; `None` where it diverged."""
+        losses: dict[float, list[float | None]] = {rate: [] for rate in rates}
+        for record in self._records(contender, width, rates, "tune"):
             losses[record["learning_rate"]].append(record["final_loss"])
-        return choose(losses)
+        return losses
 
     def _records(
         self, contender: Contender, width: int, rates: Sequence[float | None], purpose: str
