@@ -102,5 +102,5 @@ def text_file(name: str) -> FileSet:
         files=(name,),
         folders=("",),
         all_needed=True,
-        advice="Put it there, or set MULO_DATA_DIR to the folder that holds it.",
+        advice="Set MULO_DATA_DIR to the folder that holds it.",
     )
