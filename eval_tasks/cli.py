@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eval_tasks.baselines import BASELINES
 from eval_tasks.command_line import Parser
-from eval_tasks.data import DATA_SETS
+from eval_tasks.data import DATA_SETS, find_data_set
 from eval_tasks.suites import SUITES, Suite
 from mulo.errors import InputError
 from mulo.names import lookup
@@ -64,7 +64,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """Refuses, without JAX, what can be told from the flags alone."""
     fields = lookup(SUITES, arguments.suite, "suite")
     if arguments.data_set is not None:
-        lookup(DATA_SETS, arguments.data_set, "data set")
+        find_data_set(arguments.data_set)
     given = {
         field: getattr(arguments, field) for field in _SUITE_FLAGS if getattr(arguments, field) is not None
     }
