@@ -50,14 +50,14 @@ class Task:
     mup: MuP  # `mulo.mup.STANDARD` in SP
     guessing_loss: float  # of a network that has learned nothing: log(number of classes)
     draw_batch: DrawBatch = draw_batch
-    # Those of a task without running averages need not be given.
+    # What follows need not be given by a task without running averages.
     init_state: Callable[[], Any] = dict  # -> state: running averages before training
-    loss_and_state: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]] = None  # type: ignore[assignment]
-    """params, state, key, batch -> loss, state after this step."""
-    evaluate: Callable[[Any, Any, jax.Array, Any], Scores] = None  # type: ignore[assignment]
-    """params, state, key, batch -> scores, of each example by itself."""
+    # params, state, key, batch -> loss, state after this step
+    loss_and_state: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]] | None = None
+    # params, state, key, batch -> scores; each example is looked at by itself
+    evaluate: Callable[[Any, Any, jax.Array, Any], Scores] | None = None
+    # params, batch -> {layer: [B, ...] float32}, as in `eval_tasks.models.parametrization.Model`
     activations: Callable[[Any, Any], Mapping[str, jax.Array]] | None = None
-    """params, batch -> {layer: [B, ...] float32}: see `eval_tasks.models.parametrization.Model`."""
 
     def __post_init__(self):
         """Fills in what a task without running averages leaves out."""
