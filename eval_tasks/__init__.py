@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from eval_tasks.data import load_data as load_data
     from eval_tasks.data.source import Batch as Batch
     from eval_tasks.data.source import DataSource as DataSource
+    from eval_tasks.data.source import Source as Source
     from eval_tasks.data.source import draw_batch as draw_batch
     from eval_tasks.data.source import whole_split as whole_split
+    from eval_tasks.data.text import TextBatch as TextBatch
+    from eval_tasks.data.text import TextSource as TextSource
     from eval_tasks.names import TaskName as TaskName
     from eval_tasks.names import parse_task_name as parse_task_name
     from eval_tasks.task import Task as Task
@@ -23,8 +26,11 @@ if TYPE_CHECKING:
 _MODULES = {
     "Batch": "eval_tasks.data.source",
     "DataSource": "eval_tasks.data.source",
+    "Source": "eval_tasks.data.source",
     "Task": "eval_tasks.task",
     "TaskName": "eval_tasks.names",
+    "TextBatch": "eval_tasks.data.text",
+    "TextSource": "eval_tasks.data.text",
     "draw_batch": "eval_tasks.data.source",
     "load_data": "eval_tasks.data",
     "make_task": "eval_tasks.task",
