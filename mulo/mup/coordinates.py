@@ -115,27 +115,20 @@ def coordinate_check(
     widths = tuple(widths)
     _check_settings(widths, num_steps, num_seeds, tolerance)
     keys = jax.random.split(jax.random.key(0) if key is None else key, num_seeds)
-    changes: list[dict[str, np.ndarray]] = []
-    losses = []
-    for width in widths:
-        model = make(width)
+    models = [make(width) for width in widths]
+    layers = _layers(models, widths, batch)
+    changes, losses = [], []
+    for model in models:
         run = jax.jit(jax.vmap(_make_run(model, optimizer(model.mup), batch, num_steps, draw_batch)))
         change, loss = jax.device_get(run(keys))
-        if changes and change.keys() != changes[0].keys():
-            raise InputError(
-                f"The layers at width {width} are {', '.join(change)}, at width {widths[0]} "
-                f"{', '.join(changes[0])}; wanted the same at all widths."
-            )
-        changes.append(change)
-        losses.append(loss)
-    layers = tuple(changes[0])
-    array = np.stack([np.stack([change[layer] for layer in layers], axis=-1) for change in changes])
-    slopes, verdicts = _judge(widths, _mean_changes(array), tolerance)
+        changes.append(np.stack([change[layer] for layer in layers], axis=-1).astype(np.float64))
+        losses.append(loss.astype(np.float64))
+    slopes, verdicts = _judge(widths, _mean_changes(np.stack(changes)), tolerance)
     return CoordinateCheck(
         widths=widths,
         layers=layers,
-        changes=array.astype(np.float64),
-        losses=np.stack(losses).astype(np.float64),
+        changes=np.stack(changes),
+        losses=np.stack(losses),
         slopes=slopes,
         verdicts=verdicts,
         tolerance=tolerance,
@@ -149,6 +142,24 @@ def _check_settings(widths: tuple[int, ...], num_steps: int, num_seeds: int, tol
         raise InputError(f"num_steps is {num_steps} and num_seeds {num_seeds}; wanted at least 1 of each.")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}; wanted a slope above 0, as 0.1.")
+
+
+def _layers(models: list[WidthModel], widths: tuple[int, ...], batch: PyTree) -> tuple[str, ...]:
+    """The names of the layers, in the order in which the model reports them."""
+    names: list[tuple[str, ...]] = []
+    for model in models:
+
+        def report(key: jax.Array, model: WidthModel = model) -> None:
+            names.append(tuple(model.activations(model.init(key), batch)))
+
+        jax.eval_shape(report, jax.random.key(0))
+    for width, theirs in zip(widths, names, strict=True):
+        if set(theirs) != set(names[0]) or not theirs:
+            raise InputError(
+                f"The layers at width {width} are {', '.join(theirs) or 'none'}, at width {widths[0]} "
+                f"{', '.join(names[0]) or 'none'}; wanted the same at all widths, at least one."
+            )
+    return names[0]
 
 
 def _make_run(
@@ -173,7 +184,7 @@ def _make_run(
             updates, state = tx.update(grads, state, params, value=loss)
             params = optax.apply_updates(params, updates)
             after = model.activations(params, batch)
-            change = {layer: _root_mean_square(after[layer], before[layer]) for layer in sorted(before)}
+            change = {layer: _root_mean_square(after[layer], before[layer]) for layer in before}
             return (params, state), (change, loss)
 
         _, (changes, losses) = jax.lax.scan(
@@ -191,7 +202,7 @@ def _root_mean_square(after: jax.Array, before: jax.Array) -> jax.Array:
 
 def _mean_changes(changes: np.ndarray) -> np.ndarray:
     """Over the seeds, after the last step. changes: [W, S, T, L] -> [W, L]."""
-    return changes[:, :, -1].astype(np.float64).mean(axis=1)
+    return changes[:, :, -1].mean(axis=1)
 
 
 def _judge(

@@ -60,17 +60,19 @@ def find_readings(
     axes = leaf.own_axes
     if len(axes) < 2:
         return [make_reading((), axes, leaf.stacked, leaf.infinite)]
-    if layout == "out_in":
-        return _out_in(leaf, stacks_known)
-    possible = _in_out(leaf, stacks_known)
+    split = _in_out if layout == "in_out" else _out_in
+    possible = split(leaf, stacks_known)
     layer = [other for other in leaves.values() if other.parent == leaf.parent]
     if len(layer) == 2:
         other = layer[0] if layer[1] is leaf else layer[1]
-        if any(_is_bias(leaf, other, reading) for reading in _in_out(other, stacks_known)):
-            return [make_reading((), axes, leaf.stacked, leaf.infinite)]
+        for reading in split(other, stacks_known):
+            if _is_bias(leaf, other, reading):
+                return [_bias_reading(leaf, reading)]
         told = [reading for reading in possible if _is_bias(other, leaf, reading)]
         if told:
             return told
+    if layout == "out_in":
+        return possible
     usual = [reading for reading in possible if _is_usual(leaf, reading)]
     if len(axes) == 4 and set(leaf.infinite) <= set(axes[2:]):
         usual = [reading for reading in usual if len(reading.fan_in) == 3]
@@ -105,6 +107,13 @@ def _is_usual(leaf: Shapes, reading: Reading) -> bool:
 def _is_bias(bias: Shapes, kernel: Shapes, reading: Reading) -> bool:
     bias_axes = reading.bias_axes()
     return bias.lengths(range(len(bias.shapes[0]))) == kernel.lengths(bias_axes)
+
+
+def _bias_reading(bias: Shapes, kernel: Reading) -> Reading:
+    """The bias of a kernel, stacked as that is."""
+    stacked = tuple(place for place, axis in enumerate(kernel.bias_axes()) if axis in kernel.stacked)
+    own = tuple(axis for axis in range(len(bias.shapes[0])) if axis not in stacked)
+    return make_reading((), own, stacked, bias.infinite)
 
 
 def _attention_readings(leaf: Shapes, leaves: Mapping[str, Shapes], readings: list[Reading]) -> list[Reading]:

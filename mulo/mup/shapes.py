@@ -288,7 +288,9 @@ def _choose(
         readings = [make_reading(said.fan_in_axes, fan_out, leaf.stacked, leaf.infinite)]
     else:
         readings = find_readings(leaf, leaves, layout, stacks_known or said.stacked_axes is not None)
-        if not leaf.infinite and said.role is None:
+        if said.role is not None:
+            readings = [reading for reading in readings if reading.role is said.role] or readings
+        elif not leaf.infinite:
             readings = readings[:1]
     records = [_record(leaf, reading, said) for reading in readings]
     effects = {
@@ -309,7 +311,8 @@ def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafMuP:
     role = said.role or (reading.role if leaf.infinite else _finite_role(leaf))
     target, base = leaf.shapes[:2]
     weight = role not in (Role.VECTOR, Role.SCALAR)
-    fan_out = reading.fan_out if weight else leaf.own_axes
+    own_axes = tuple(axis for axis in range(len(target)) if axis not in reading.stacked)
+    fan_out = reading.fan_out if weight else own_axes
     fan_in = reading.fan_in if weight else ()
     return LeafMuP(
         path=leaf.path,
