@@ -1,4 +1,4 @@
-"""mulo-eval: flags -> suite -> runs -> report. Wrong flags are answered before JAX is imported."""
+"""mulo-eval: flags -> suite -> runs -> report; commands. Wrong flags are answered before JAX is imported."""
 
 import argparse
 import difflib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from eval_tasks.baselines import BASELINES
 from eval_tasks.command_line import Parser
+from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS, find_data_set
 from eval_tasks.suites import SUITES, Suite
 from mulo.errors import InputError
@@ -21,6 +22,7 @@ examples:
   mulo-eval --suite wide --optimizer runs/a                     a run of mulo-meta-train against all baselines
   mulo-eval --suite wide --optimizer runs/a --optimizer adamw   against tuned AdamW only
   mulo-eval --suite wide --optimizer runs/a --out results/a     the same again goes on where it was stopped
+  mulo-eval data                                                which data sets are there
 """
 _SUITE_FLAGS = {
     "base_width": "width that the suite's widths are multiples of (default: the checkpoint's largest)",
@@ -120,6 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     out = None
     try:
+        if argv and not argv[0].startswith("-"):
+            return lookup(COMMANDS, argv[0], "command")(argv[1:])
         arguments = _make_parser().parse_args(argv)
         _check(arguments)
         out = arguments.out or Path(

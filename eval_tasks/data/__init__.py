@@ -11,6 +11,7 @@ from mulo.names import lookup
 
 if TYPE_CHECKING:
     from eval_tasks.data.source import Source
+    from eval_tasks.data.streaming import Placement
 
 
 class Reader(NamedTuple):
@@ -27,14 +28,23 @@ class Reader(NamedTuple):
 
 
 DEFAULT_CONTEXT = 64  # bytes
+PLACEMENTS = ("auto", "device", "host")
 
+_IMAGES = ("eval_tasks.data.images", "read_images")
 _TEXT = "eval_tasks.data.text"
 DATA_SETS: Mapping[str, Reader] = {
     "digits": Reader("eval_tasks.data.digits", "read_digits", {}),
-    "cifar10": Reader("eval_tasks.data.cifar10", "read_cifar10", {"size": 32}),
-    "cifar10-16": Reader("eval_tasks.data.cifar10", "read_cifar10", {"size": 16}),
-    "cifar10-8": Reader("eval_tasks.data.cifar10", "read_cifar10", {"size": 8}),
-    "imagenet32": Reader("eval_tasks.data.imagenet", "read_imagenet32", {}),
+    "mnist": Reader(*_IMAGES, {"file_set": "mnist", "size": 28}),
+    "mnist-14": Reader(*_IMAGES, {"file_set": "mnist", "size": 14}),
+    "fashion-mnist": Reader(*_IMAGES, {"file_set": "fashion-mnist", "size": 28}),
+    "fashion-mnist-14": Reader(*_IMAGES, {"file_set": "fashion-mnist", "size": 14}),
+    "cifar10": Reader(*_IMAGES, {"file_set": "cifar10", "size": 32}),
+    "cifar10-16": Reader(*_IMAGES, {"file_set": "cifar10", "size": 16}),
+    "cifar10-8": Reader(*_IMAGES, {"file_set": "cifar10", "size": 8}),
+    "imagenet32": Reader(*_IMAGES, {"file_set": "imagenet32", "size": 32}),
+    "imagenet32-16": Reader(*_IMAGES, {"file_set": "imagenet32", "size": 16}),
+    "imagenet64": Reader(*_IMAGES, {"file_set": "imagenet64", "size": 64}),
+    "imagenet64-32": Reader(*_IMAGES, {"file_set": "imagenet64", "size": 32}),
     "pydoc": Reader(_TEXT, "read_pydoc", {"context_length": DEFAULT_CONTEXT}),
     "tinyshakespeare": Reader(
         _TEXT, "read_text", {"file": "tinyshakespeare.txt", "context_length": DEFAULT_CONTEXT}
@@ -72,20 +82,32 @@ def find_data_set(name: str) -> Reader:
     return Reader(_TEXT, "read_text", {"file": text, "context_length": context})
 
 
-def load_data(name: str, data_dir: str | Path | None = None) -> "Source":
-    """Reads a data set onto the device.
+def load_data(
+    name: str, data_dir: str | Path | None = None, *, placement: "Placement | None" = None
+) -> "Source":
+    """Reads a data set.
 
     Args:
       name: as `find_data_set` takes it.
       data_dir: folder with the files; `None` for the environment variable MULO_DATA_DIR. `digits` and `pydoc`
         need none.
+      placement: of images in files: "device"; "host", where they are read at each step
+        (`eval_tasks.data.streaming`); "auto", the default: on the host where they would take more than half
+        of the device's memory. Batches are the same bit for bit.
 
     Returns:
       A `DataSource` of images or a `TextSource`.
 
     Raises:
-      InputError: unknown name; a file is missing, truncated or damaged; the message says where to get it.
+      InputError: unknown name or placement; a placement for a set that is always on the device; a file is
+        missing, truncated or damaged: the message says where to get it.
     """
     module, function, options = find_data_set(name)
+    if placement is not None:
+        lookup(dict.fromkeys(PLACEMENTS), placement, "placement")
+        if "file_set" in options:
+            options = {**options, "placement": placement}
+        elif placement == "host":
+            raise InputError(f"The data set {name!r} is always on the device; leave placement out.")
     read = getattr(importlib.import_module(module), function)
     return read(name, data_dir, **options)

@@ -1,34 +1,75 @@
-"""Where data files are looked for, and the error that says what to fetch."""
+"""Where data files are looked for, and the error that says what to fetch. Imports neither JAX nor NumPy."""
 
+import hashlib
 import os
 from pathlib import Path
 
+from eval_tasks.data.catalog import FileSet
 from mulo.errors import InputError
 
 
-def data_folder(data_dir: str | Path | None, subfolder: str | None, first_file: str, advice: str) -> Path:
-    """The folder that holds a data set's files.
+def data_folder(data_dir: str | Path | None) -> Path | None:
+    """The folder that was given, or the environment variable MULO_DATA_DIR; `None` without either."""
+    given = data_dir or os.environ.get("MULO_DATA_DIR")
+    return Path(given) if given else None
+
+
+def present_files(folder: Path, files: FileSet) -> list[Path]:
+    """Those of the files that are in the data folder, in the order of the set.
+
+    Each comes from the first of the set's folders that holds it, packed before unpacked.
+    """
+    found = []
+    for name in files.files:
+        names = dict.fromkeys((name, name.removesuffix(".gz")))
+        paths = [folder / subfolder / alternative for subfolder in files.folders for alternative in names]
+        found.extend([path for path in paths if path.is_file()][:1])
+    return found
+
+
+def find_files(data_dir: str | Path | None, files: FileSet) -> list[Path]:
+    """The files to read; all of the set, or those that are there where a part will do.
 
     Args:
       data_dir: as the user gave it, or `None` for the environment variable MULO_DATA_DIR.
-      subfolder: the name of the folder that the set is unpacked to; looked into after `data_dir` itself;
-        `None` where there is no such folder.
-      first_file: the file that must be there.
-      advice: size of the file and where to get it, one or two sentences.
+      files: the set.
 
     Raises:
-      InputError: no folder given, it is not there, or it does not hold `first_file`.
+      InputError: no folder given, it is not there, or it does not hold what is needed.
     """
-    given = data_dir or os.environ.get("MULO_DATA_DIR")
-    if not given:
-        raise InputError(f"{first_file} is needed, and MULO_DATA_DIR is not set. {advice}")
-    folder = Path(given)
+    needed = files.files if files.all_needed else files.files[:1]
+    folder = data_folder(data_dir)
+    if folder is None:
+        raise InputError(f"{needed[0]} is needed, and MULO_DATA_DIR is not set. {files.advice}")
     if not folder.is_dir():
-        raise InputError(f"{first_file} is needed, and the data folder {folder} is not there. {advice}")
-    if (folder / first_file).is_file():
-        return folder
-    if subfolder is None:
-        raise InputError(f"{first_file} is not in {folder}. {advice}")
-    if (folder / subfolder / first_file).is_file():
-        return folder / subfolder
-    raise InputError(f"{first_file} is neither in {folder} nor in {folder / subfolder}. {advice}")
+        raise InputError(f"{needed[0]} is needed, and the data folder {folder} is not there. {files.advice}")
+    found = present_files(folder, files)
+    names = {path.name.removesuffix(".gz") for path in found}
+    for file in needed:
+        if file.removesuffix(".gz") not in names:
+            places = " nor in ".join(str(folder / subfolder) for subfolder in files.folders)
+            where = f"is neither in {places}" if len(files.folders) > 1 else f"is not in {places}"
+            raise InputError(f"{file} {where}. {files.advice}")
+    return found
+
+
+def read_bytes(path: Path, files: FileSet) -> bytes:
+    """The content of a file.
+
+    Raises:
+      InputError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}. {files.advice}") from error
+
+
+def is_published(path: Path, files: FileSet) -> bool | None:
+    """Whether the file is the published one, by its checksum; `None` where none is known for it."""
+    checksum = files.checksums.get(path.name)
+    if checksum is None:
+        return None
+    algorithm, digest = checksum.split(":")
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, algorithm).hexdigest() == digest

@@ -1,69 +1,83 @@
-"""ImageNet, downsampled to 32x32, from its standard npz batches."""
+"""Downsampled ImageNet: its standard npz batches, mapped from the disk where they are not compressed."""
 
-import sys
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from eval_tasks.data.files import data_folder
-from eval_tasks.data.source import DataSource, make_source
+from eval_tasks.data.catalog import FileSet
 from mulo.errors import InputError
 
-_SUBFOLDER = "Imagenet32_train_npz"
-_FILES = tuple(f"train_data_batch_{number}.npz" for number in range(1, 11))
-_NUM_CLASSES = 1000
-_ADVICE = (
-    "Each train_data_batch file has about 400 MB (128,116 images as uint8 [N, 3072], labels 1 to 1000). Get "
-    "'Imagenet32 train (npz format)' from https://image-net.org/download-images (free account) and set "
-    "MULO_DATA_DIR to the folder that holds the unpacked files."
-)
+NUM_CLASSES = 1000
+_BROKEN = (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile)
+_BLOCK = 1 << 20
+_LOCAL_HEADER = 30  # bytes of a zip member's own header, before its name and its extra field
 
 
-def read_imagenet32(name: str, data_dir: str | Path | None) -> DataSource:
-    """Reads the training batches that are there, all ten or fewer.
+def read_batch(path: Path, files: FileSet, item_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """One npz batch -> images, uint8 [N, 3, H, W], and labels, int32 [N] from 0.
+
+    The images are a read-only memory map of the file, after its checksum was compared; of a compressed file,
+    an array.
 
     Raises:
-      InputError: train_data_batch_1.npz is not there, or a file is truncated or of another form.
+      InputError: it is truncated or of another form.
     """
-    folder = data_folder(data_dir, _SUBFOLDER, _FILES[0], _ADVICE)
-    paths = [folder / file for file in _FILES if (folder / file).is_file()]
-    batches = [_read_batch(path) for path in paths]
-    # After all errors: an error is the only line.
-    if len(paths) < len(_FILES):
-        print(  # noqa: T201
-            f"{name}: {len(paths)} of the {len(_FILES)} training files are in {folder}; using those.",
-            file=sys.stderr,
-        )
-    flat = np.concatenate([data for data, _ in batches])
-    return make_source(
-        name,
-        flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1),
-        np.concatenate([labels for _, labels in batches]),
-        num_classes=_NUM_CLASSES,
-        train_fraction=0.9,
-        files=tuple(path.name for path in paths),
-    )
-
-
-def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images [N, 3072], uint8, and labels [N] from 0."""
+    num_bytes = int(np.prod(item_shape))
     try:
-        # Opened here: np.load leaves its own handle open where the archive is damaged.
+        data = _read_array(path, "data.npy")
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            data, labels = file["data"], np.asarray(file["labels"])
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            labels = np.asarray(file["labels"])
+    except _BROKEN as error:
         raise InputError(
             f"{path} ({path.stat().st_size:,} bytes) cannot be read: it is truncated or another "
-            f"file. {_ADVICE}"
+            f"file. {files.advice}"
         ) from error
-    if data.dtype != np.uint8 or data.shape[1:] != (3072,) or labels.shape != data.shape[:1] or not len(data):
+    well_formed = data.dtype == np.uint8 and data.shape[1:] == (num_bytes,) and labels.shape == data.shape[:1]
+    if not well_formed or not len(data):
         raise InputError(
             f"{path} holds data {data.dtype} {data.shape} and labels {labels.shape}; expected "
-            f"uint8 (N, 3072) and (N,). {_ADVICE}"
+            f"uint8 (N, {num_bytes}) and (N,). {files.advice}"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 1 or labels.max() > _NUM_CLASSES:
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 1 or labels.max() > NUM_CLASSES:
         raise InputError(
-            f"{path} holds labels outside 1 to {_NUM_CLASSES}; it is damaged or another file. {_ADVICE}"
+            f"{path} holds labels outside 1 to {NUM_CLASSES}; it is damaged or another file. {files.advice}"
         )
-    return data, labels.astype(np.int32) - 1
+    return data.reshape(-1, *item_shape), labels.astype(np.int32) - 1
+
+
+def _read_array(path: Path, member: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(member)
+        if info.compress_type != zipfile.ZIP_STORED:
+            with archive.open(member) as handle:
+                return np.lib.format.read_array(handle, allow_pickle=False)
+        with archive.open(member) as handle:  # to the end: zipfile compares the checksum there
+            shape, fortran_order, dtype = _read_header(handle)
+            offset = handle.tell()
+            while handle.read(_BLOCK):
+                pass
+    if fortran_order or dtype.hasobject:
+        raise ValueError("not in C order")
+    with path.open("rb") as handle:
+        handle.seek(info.header_offset)
+        local = handle.read(_LOCAL_HEADER)
+    name_and_extra = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    start = info.header_offset + _LOCAL_HEADER + name_and_extra
+    return np.memmap(path, dtype, "r", start + offset, shape)
+
+
+def _read_header(handle: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    version = np.lib.format.read_magic(handle)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(handle)
+
+
+def count_images(path: Path) -> int | None:
+    """Images that the header speaks of; `None` where it cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open("data.npy") as handle:
+            return int(_read_header(handle)[0][0])
+    except (*_BROKEN, IndexError):
+        return None

@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -10,9 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from eval_tasks.data.streaming import HostArray, Placement, stays_on_host
 from mulo.errors import InputError
 
 SplitName = Literal["train", "validation"]
+
+_IMAGES_AT_A_TIME = 10_000
 
 
 class Source(abc.ABC):
@@ -91,9 +95,9 @@ class Batch(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Part of a data set, on the device."""
+    """Part of a data set."""
 
-    images: jax.Array  # [N, H, W, C], uint8
+    images: jax.Array | HostArray  # [N, H, W, C], uint8; on the device, or left on the host
     labels: jax.Array  # [N], int32
 
 
@@ -158,22 +162,24 @@ class DataSource(Source):
 
 def make_source(
     name: str,
-    images: np.ndarray,
+    images: Any,
     labels: np.ndarray,
     *,
     num_classes: int,
     train_fraction: float,
     files: tuple[str, ...] = (),
+    placement: Placement = "device",
 ) -> DataSource:
-    """Splits a data set by a fixed permutation and puts it on the device.
+    """Splits a data set by a fixed permutation and puts it on the device, or leaves it on the host.
 
     Args:
       name: of the data set.
-      images: [N, H, W, C], uint8.
+      images: [N, H, W, C], uint8: an array, or what has a shape and gives images for an array of indices.
       labels: [N], whole numbers from 0.
       num_classes: number of different labels.
       train_fraction: of N; the rest is for validation.
       files: names of the files that it was read from.
+      placement: see `eval_tasks.data.load_data`. Wherever the set is, its batches are the same.
 
     Raises:
       InputError: a split would be empty.
@@ -183,13 +189,20 @@ def make_source(
     if not 0 < num_train < len(images):
         raise InputError(f"{name!r} has {len(images)} images, too few for two splits; wanted at least 10.")
     train, validation = order[:num_train], order[num_train:]
-    train_images = np.ascontiguousarray(images[train])
-    train_labels = labels[train].astype(np.int32)
-    mean, std = _channel_moments(train_images)
-    digest = hashlib.sha256(train_images.tobytes() + train_labels.astype("<i4").tobytes()).hexdigest()[:16]
+    labels = labels.astype(np.int32)
+    on_host = stays_on_host(math.prod(images.shape), placement)
+
+    def part(rows: np.ndarray) -> HostArray | np.ndarray:
+        return HostArray(images.__getitem__, rows, images.shape[1:]) if on_host else images[rows]
+
+    def placed(split: HostArray | np.ndarray) -> HostArray | jax.Array:
+        return split if on_host else jnp.asarray(split)
+
+    train_images = part(train)
+    mean, std, digest = _describe(train_images, labels[train])
     return DataSource(
-        train=Split(jnp.asarray(train_images), jnp.asarray(train_labels)),
-        validation=Split(jnp.asarray(images[validation]), jnp.asarray(labels[validation].astype(np.int32))),
+        train=Split(placed(train_images), jnp.asarray(labels[train])),
+        validation=Split(placed(part(validation)), jnp.asarray(labels[validation])),
         name=name,
         num_classes=num_classes,
         mean=mean,
@@ -199,16 +212,27 @@ def make_source(
     )
 
 
-def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, exactly, from a histogram: no float copy of the set."""
-    means, stds = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.bincount(images[..., channel].ravel(), minlength=256)
-        mean = float(counts @ np.arange(256) / counts.sum())
-        variance = float(counts @ np.square(np.arange(256) - mean) / counts.sum())
-        means.append(mean)
-        stds.append(variance**0.5 or 1.0)  # a channel that never changes is only shifted
-    return tuple(means), tuple(stds)
+def _describe(images: Any, labels: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation of each channel, exactly, and the digest: one pass over the images.
+
+    The moments come from a histogram, so that there is no float copy of the set.
+    """
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    digest = hashlib.sha256()
+    for start in range(0, len(images), _IMAGES_AT_A_TIME):
+        block = np.ascontiguousarray(np.asarray(images[start : start + _IMAGES_AT_A_TIME]))
+        digest.update(block)
+        for channel, count in enumerate(counts):
+            count += np.bincount(block[..., channel].ravel(), minlength=256)
+    digest.update(labels.astype("<i4").tobytes())
+    values = np.arange(256)
+    means = [float(count @ values / count.sum()) for count in counts]
+    variances = [
+        float(count @ np.square(values - mean) / count.sum())
+        for count, mean in zip(counts, means, strict=True)
+    ]
+    # A channel that never changes is only shifted.
+    return tuple(means), tuple(variance**0.5 or 1.0 for variance in variances), digest.hexdigest()[:16]
 
 
 def draw_batch(source: Source, split: SplitName, key: jax.Array, batch_size: int) -> Any:

@@ -10,19 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eval_tasks.data.files import data_folder
+from eval_tasks.data.catalog import FILE_SETS, text_file
+from eval_tasks.data.files import find_files, read_bytes
 from eval_tasks.data.source import Source, SplitName
 from mulo.errors import InputError
 
 _VALIDATION_FRACTION = 0.1
 _LARGEST = 2**31 - 1  # bytes: positions are int32
-_ADVICE = {
-    "tinyshakespeare.txt": (
-        "It has 1,115,394 bytes. Get "
-        "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt, call it "
-        "tinyshakespeare.txt and set MULO_DATA_DIR to the folder that holds it."
-    ),
-}
 
 
 class TextBatch(NamedTuple):
@@ -176,10 +170,7 @@ def read_text(name: str, data_dir: str | Path | None, *, file: str, context_leng
     Raises:
       InputError: the file is not there, cannot be read, or is too short for the context.
     """
-    advice = _ADVICE.get(file, "Put it there, or set MULO_DATA_DIR to the folder that holds it.")
-    path = data_folder(data_dir, None, file, advice) / file
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. {advice}") from error
+    files = next((known for known in FILE_SETS.values() if known.files == (file,)), text_file(file))
+    (path,) = find_files(data_dir, files)
+    text = read_bytes(path, files)
     return make_text_source(name, text, context_length=context_length, files=(file,), where=str(path))

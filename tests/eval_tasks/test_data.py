@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from eval_tasks.data import load_data
-from eval_tasks.data.cifar10 import pool
+from eval_tasks.data.images import pool
 from eval_tasks.data.source import draw_batch, make_source, whole_split
 from mulo.errors import InputError
 

@@ -124,7 +124,7 @@ def test_files_in_the_data_folder(tmp_path, monkeypatch, name):
     [
         (TEXT[:640], r"mine.txt has 640 bytes, .* splits 64; a context of 64 needs at least 65"),
         (b"", "mine.txt has 0 bytes"),
-        (None, r"mine.txt is not in .*Put it there"),
+        (None, r"mine.txt is not in .*\. Set MULO_DATA_DIR"),
     ],
 )
 def test_a_text_that_cannot_be_used_is_named(tmp_path, content, message):
