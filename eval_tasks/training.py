@@ -64,5 +64,5 @@ def make_program(
 
 
 def validate(task: Task, source: Source, params: Any, state: Any, key: jax.Array) -> Scores:
-    """Loss and accuracy on the whole validation split, some examples at a time; batch norm by running averages."""
+    """Scores on the whole validation split, some examples at a time; batch norm uses the running averages."""
     return source.validation_mean(lambda batch: task.evaluate(params, state, key, batch))

@@ -50,9 +50,9 @@ class MLP(hk.Module):
             x = Linear(width, role, self.parametrization, multiplier, name=f"linear_{index}")(x)
             x = x if index == self.linear_index else jax.nn.relu(x)
         last = f"linear_{len(self.widths)}"
-        return Linear(
-            self.num_outputs, Role.OUTPUT, self.parametrization, self.output_multiplier, name=last
-        )(x)
+        return Linear(self.num_outputs, Role.OUTPUT, self.parametrization, self.output_multiplier, name=last)(
+            x
+        )
 
 
 def make_mlp(*, width: int, depth: int, num_outputs: int, parametrization: str) -> Model:

@@ -74,6 +74,4 @@ def make_vit(
 ) -> Model:
     """A ViT of `depth` blocks; see `eval_tasks.models.make_model`."""
     rules = lookup(PARAMETRIZATIONS, parametrization, "parametrization")
-    return linen_model(
-        ViT(width, depth, heads, num_outputs, rules, residual_multiplier=residual_multiplier)
-    )
+    return linen_model(ViT(width, depth, heads, num_outputs, rules, residual_multiplier=residual_multiplier))
