@@ -39,10 +39,12 @@ def _coord_check(argv: Sequence[str]) -> int:
     from eval_tasks.coordinates import CheckSettings, check_task, choose_optimizer
     from eval_tasks.report.coordinates import draw_coordinate_check
 
-    optimizer, parametrization = choose_optimizer(arguments.optimizer, arguments.learning_rate)
+    optimizer, parametrization = choose_optimizer(
+        arguments.optimizer, arguments.learning_rate, arguments.parametrization
+    )
     settings = CheckSettings(
         task=task,
-        parametrization=arguments.parametrization or parametrization,
+        parametrization=parametrization,
         widths=tuple(sorted(set(arguments.widths))),
         num_steps=arguments.num_steps,
         num_seeds=arguments.num_seeds,
@@ -73,9 +75,12 @@ def _make_coord_check_parser() -> Parser:
     parser.add_argument("--parametrization", choices=("mup", "sp"), help="default: mup, or the checkpoint's")
     parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512], metavar="N")
     parser.add_argument(
-        "--learning-rate", type=float, metavar="X", help="default: 0.01 for adam, 0.1 for sgd, else 1"
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="at the smallest width (default: adam 0.03 under muP, 0.001 in SP; sgd 0.1 and 0.01; else 1)",
     )
-    parser.add_argument("--num-steps", type=int, default=5, metavar="N", help="inner steps (default: 5)")
+    parser.add_argument("--num-steps", type=int, default=10, metavar="N", help="inner steps (default: 10)")
     parser.add_argument("--num-seeds", type=int, default=3, metavar="N", help="networks at each width")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in each step")
     parser.add_argument("--seed", type=int, default=0, metavar="N")

@@ -13,7 +13,10 @@ from eval_tasks.names import TaskName
 from eval_tasks.task import make_task
 from mulo.mup import CoordinateCheck, MuP, WidthModel, coordinate_check, scale_by_mup
 
-PLAIN_RATES: Mapping[str, float] = {"adam": 1e-2, "sgd": 0.1}
+PLAIN_RATES: Mapping[str, Mapping[str, float]] = {
+    "adam": {"mup": 3e-2, "sp": 1e-3},
+    "sgd": {"mup": 1e-1, "sp": 1e-2},
+}
 """Optimizers that are not learned, and the learning rates that they are checked at by default."""
 
 
@@ -37,13 +40,14 @@ class CheckSettings:
 
 
 def choose_optimizer(
-    source: str, learning_rate: float | None
+    source: str, learning_rate: float | None, parametrization: str | None
 ) -> tuple[Callable[[MuP], optax.GradientTransformation], str]:
-    """An optimizer for each width, and the parametrization that it is for: "mup" if it is not learned.
+    """An optimizer for each width, and the parametrization to check it under.
 
     Args:
       source: a key of `PLAIN_RATES`, or the name or path of a checkpoint.
       learning_rate: at the smallest width; by default as in `PLAIN_RATES`, and 1 for learned optimizers.
+      parametrization: by default "mup", or what a learned optimizer was meta-trained under.
 
     Raises:
       CheckpointError: neither an optimizer's name nor a checkpoint that can be read.
@@ -51,10 +55,12 @@ def choose_optimizer(
     if source not in PLAIN_RATES:
         checkpoint = mulo.load(source)
         factor = 1.0 if learning_rate is None else learning_rate
-        return (lambda mup: mulo.optimizer(checkpoint, factor, mup=mup)), checkpoint.parametrization
-    rate = PLAIN_RATES[source] if learning_rate is None else learning_rate
+        parametrization = parametrization or checkpoint.parametrization
+        return (lambda mup: mulo.optimizer(checkpoint, factor, mup=mup)), parametrization
+    parametrization = parametrization or "mup"
+    rate = PLAIN_RATES[source][parametrization] if learning_rate is None else learning_rate
     scale = optax.scale_by_adam if source == "adam" else optax.identity
-    return (lambda mup: optax.chain(scale(), scale_by_mup(mup, source), optax.scale(-rate))), "mup"
+    return (lambda mup: optax.chain(scale(), scale_by_mup(mup, source), optax.scale(-rate))), parametrization
 
 
 def check_task(

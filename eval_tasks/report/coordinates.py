@@ -43,7 +43,8 @@ def _draw_changes(axes: Any, check: CoordinateCheck) -> None:
     changes = check.changes[:, :, -1].mean(axis=1)
     for layer, verdict in enumerate(check.verdicts):
         values = np.where(changes[:, layer] > 0, changes[:, layer], np.nan)
-        axes.plot(check.widths, values, marker="o", markersize=4, color=_COLOURS.get(verdict, _OTHER), alpha=0.8)
+        colour = _COLOURS.get(verdict, _OTHER)
+        axes.plot(check.widths, values, marker="o", markersize=4, color=colour, alpha=0.8)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(check.widths, [f"{width:,}" for width in check.widths])
