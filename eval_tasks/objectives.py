@@ -18,6 +18,7 @@ class Objective(NamedTuple):
     loss: Callable[[jax.Array, Any], jax.Array]  # outputs, batch
     accuracy: Callable[[jax.Array, Any], jax.Array] | None  # outputs, batch -> fraction right
     guessing_loss: Callable[[Any], float]  # source -> loss of a network that has learned nothing
+    unit: str  # of the loss
 
 
 def _cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -45,6 +46,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         loss=lambda logits, batch: _cross_entropy(logits, batch.label),
         accuracy=lambda logits, batch: _fraction_right(logits, batch.label),
         guessing_loss=lambda source: math.log(source.num_classes),
+        unit="nats",
     ),
     # The byte that follows, at each place of a text: cross entropy in nats a byte.
     "next_byte": Objective(
@@ -54,6 +56,7 @@ OBJECTIVES: Mapping[str, Objective] = {
         loss=lambda logits, batch: _cross_entropy(logits, batch.targets),
         accuracy=lambda logits, batch: _fraction_right(logits, batch.targets),
         guessing_loss=lambda source: math.log(source.vocabulary_size),
+        unit="nats per byte",
     ),
     # The image itself: squared error of a pixel's channel. Images have variance 1 over the training split,
     # so that 1 is the loss of the network that always answers with the mean.
@@ -64,5 +67,6 @@ OBJECTIVES: Mapping[str, Objective] = {
         loss=_squared_error,
         accuracy=None,
         guessing_loss=lambda source: 1.0,  # noqa: ARG005
+        unit="share of the variance",
     ),
 }

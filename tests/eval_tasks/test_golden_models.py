@@ -82,11 +82,9 @@ def test_forward_pass_and_gradient_match_the_reference(name, scope, names, make)
     inputs, labels, wanted_loss = batch_of(name)
     like = jax.eval_shape(make().init, jax.random.key(0), inputs)["params"]
     params = golden_tree(f"{name}/params{scope}", names, like)
-    # The reference leaves padding, token 0, out of the loss; here it stands at the ends only, so that a causal
-    # network does not see it elsewhere.
-    counted = (
-        (inputs != 0).astype(np.float32) if name == "mutransformer" else np.ones(len(inputs), np.float32)
-    )
+    # The reference leaves padding, token 0, out of the loss; it stands at the ends only, where nothing that
+    # counts sees it.
+    counted = np.float32(inputs != 0) if name == "mutransformer" else np.ones(len(inputs), np.float32)
 
     @jax.jit
     def loss_fn(params):

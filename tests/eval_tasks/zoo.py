@@ -5,7 +5,7 @@ A new model becomes part of the tests of `test_zoo.py` by a row here.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,9 +24,8 @@ class ModelRow:
 
     task: str  # at width 8
     weights: Mapping[str, tuple[Role, int]]  # path -> role and fan-in, at width 8
-    init_fan_in: Mapping[str, int | None] = dataclasses.field(
-        default_factory=dict
-    )  # of what starts as if it had another
+    # Of weights that start as if they had another fan-in; `None`: at zero.
+    init_fan_in: Mapping[str, int | None] = dataclasses.field(default_factory=dict)
     num_hidden_layers: int = 0  # how many activations there are beside the output
     has_accuracy: bool = True
     has_state: bool = False
@@ -49,13 +48,10 @@ class ModelRow:
         return _make(self.task.replace("-w8", f"-w{width}"), parametrization, base_width)
 
     @functools.cache  # noqa: B019 - rows live as long as the tests
-    def params(self, parametrization: str) -> Any:
-        """Initial parameters under 30 keys, leaves [30, ...]; compiled once."""
-        return jax.jit(jax.vmap(self.make(parametrization).init))(jax.random.split(jax.random.key(0), 30))
-
-    def one(self, parametrization: str) -> Any:
-        """The first of them."""
-        return jax.tree.map(lambda leaf: leaf[0], self.params(parametrization))
+    def params(self) -> Sequence[Any]:
+        """Initial parameters in SP, under 20 keys; compiled once."""
+        init = jax.jit(self.make("sp").init)
+        return [init(key) for key in jax.random.split(jax.random.key(0), 20)]
 
 
 @functools.cache
