@@ -1,9 +1,12 @@
 """The commands of `mulo-eval` beside the evaluation itself: data. Each imports JAX only if it needs it."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval_tasks.command_line import Parser
+from eval_tasks.names import parse_task_name
+from mulo.errors import InputError
 
 
 def _data(argv: Sequence[str]) -> int:
@@ -23,7 +26,70 @@ def _data(argv: Sequence[str]) -> int:
     return 0
 
 
+def _coord_check(argv: Sequence[str]) -> int:
+    arguments = _make_coord_check_parser().parse_args(argv)
+    task = parse_task_name(arguments.task)
+    for width in arguments.widths:
+        dataclasses.replace(task, width=width)  # refuses a width that the model cannot have
+    for flag in ("num_steps", "num_seeds", "batch_size"):
+        if getattr(arguments, flag) < 1:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
+
+    from eval_tasks.coordinates import CheckSettings, check_task, choose_optimizer
+    from eval_tasks.report.coordinates import draw_coordinate_check
+
+    optimizer, parametrization = choose_optimizer(
+        arguments.optimizer, arguments.learning_rate, arguments.parametrization
+    )
+    settings = CheckSettings(
+        task=task,
+        parametrization=parametrization,
+        widths=tuple(sorted(set(arguments.widths))),
+        num_steps=arguments.num_steps,
+        num_seeds=arguments.num_seeds,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+    check = check_task(settings, optimizer)
+    title = settings.title(arguments.optimizer)
+    path = arguments.out or Path(f"coord-check-{task.model}.png")
+    draw_coordinate_check(check, title, path)
+    print(f"{title}\n\n{check.table()}\n\nfigure: {path}")  # noqa: T201
+    return 0 if check.passed else 1
+
+
+def _make_coord_check_parser() -> Parser:
+    parser = Parser(
+        prog="mulo-eval coord-check",
+        description="Checks that training changes every layer by as much at any width. Exit status 1 where "
+        "it does not.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--task", required=True, help="a task's name, as transformer-w64-d2_pydoc; its width does not count"
+    )
+    parser.add_argument(
+        "--optimizer", default="adam", help="adam, sgd, or a learned optimizer: a name or a checkpoint"
+    )
+    parser.add_argument("--parametrization", choices=("mup", "sp"), help="default: mup, or the checkpoint's")
+    parser.add_argument("--widths", type=int, nargs="+", default=[64, 128, 256, 512], metavar="N")
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="X",
+        help="at the smallest width (default: adam 0.03 under muP, 0.001 in SP; sgd 0.1 and 0.01; else 1)",
+    )
+    parser.add_argument("--num-steps", type=int, default=10, metavar="N", help="inner steps (default: 10)")
+    parser.add_argument("--num-seeds", type=int, default=3, metavar="N", help="networks at each width")
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in each step")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--out", type=Path, help="PNG file (default: coord-check-MODEL.png)")
+    return parser
+
+
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "coord-check": _coord_check,
     "data": _data,
 }
 """Name -> function of the words after it, which returns the exit status."""

@@ -3,12 +3,14 @@
 import dataclasses
 import re
 
-from eval_tasks.data import DATA_SETS
-from eval_tasks.models import MODELS
+from eval_tasks.data import find_data_set
+from eval_tasks.models import DEFAULT_HEADS, MODELS
 from mulo.errors import InputError
 from mulo.names import lookup
 
-_FORM = re.compile(r"(?P<model>[^_]*?)-w(?P<width>[^_]*)-d(?P<depth>[^_]*)_(?P<data_set>.*)")
+_FORM = re.compile(
+    r"(?P<model>[^_]*?)-w(?P<width>[^_]*?)-d(?P<depth>[^_]*?)(?:-h(?P<heads>[^_]*?))?_(?P<data_set>.*)"
+)
 _LARGEST = 1_000_000
 
 
@@ -18,58 +20,96 @@ class TaskName:
 
     Args:
       model: a key of `eval_tasks.models.MODELS`.
-      width: units in each hidden layer, at least 1.
-      depth: number of hidden layers, at least 1.
-      data_set: a key of `eval_tasks.data.DATA_SETS`.
+      width: units in each hidden layer, channels, or the size of the residual stream, at least 1; with
+        heads, a multiple of their number.
+      depth: number of hidden layers or blocks, at least 1.
+      data_set: as `eval_tasks.data.find_data_set` takes it, of the kind that the model is for.
+      heads: of attention, where the model has it: by default 4.
 
     Raises:
-      InputError: an unknown model or data set; a width or depth that is not a whole number from 1.
+      InputError: an unknown model or data set, or one that the model is not for; a width, depth or number
+        of heads that is not a whole number from 1; a width that is not a multiple of what it must be.
 
-    >>> str(TaskName("mlp", 128, 3, "cifar10-16"))
-    'mlp-w128-d3_cifar10-16'
+    >>> str(TaskName("mlp", 128, 3, "cifar10-16")), str(TaskName("transformer", 128, 2, "pydoc"))
+    ('mlp-w128-d3_cifar10-16', 'transformer-w128-d2-h4_pydoc')
     """
 
     model: str
     width: int
     depth: int
     data_set: str
+    heads: int | None = None
 
     def __post_init__(self):
         """Refuses what is no task."""
-        lookup(MODELS, self.model, "model")
-        lookup(DATA_SETS, self.data_set, "data set")
-        for field in ("width", "depth"):
+        entry = lookup(MODELS, self.model, "model")
+        _check_data(self.model, self.data_set)
+        if entry.has_heads and self.heads is None:
+            object.__setattr__(self, "heads", DEFAULT_HEADS)
+        if not entry.has_heads and self.heads is not None:
+            raise InputError(f"Model {self.model!r} has no heads; leave out -h{self.heads}.")
+        for field in ("width", "depth", *(["heads"] if entry.has_heads else [])):
             value = getattr(self, field)
             if type(value) is not int or not 1 <= value <= _LARGEST:
                 raise InputError(
-                    f"The {field} of a task is {value!r}; wanted a whole number from 1 to {_LARGEST}."
+                    f"The {_NOUNS[field]} of a task is {value!r}; wanted a whole number from 1 to {_LARGEST}."
                 )
+        if self.width % self.width_multiple:
+            heads = f" with {self.heads} heads" if self.heads else ""
+            other = " or another number of heads, as -h1" if self.heads else ""
+            raise InputError(
+                f"Model {self.model!r}{heads} was given the width {self.width}; wanted a multiple of "
+                f"{self.width_multiple}{other}."
+            )
+
+    @property
+    def width_multiple(self) -> int:
+        """What the width is a multiple of."""
+        return MODELS[self.model].width_multiple * (self.heads or 1)
 
     def __str__(self) -> str:
-        return f"{self.model}-w{self.width}-d{self.depth}_{self.data_set}"
+        heads = "" if self.heads is None else f"-h{self.heads}"
+        return f"{self.model}-w{self.width}-d{self.depth}{heads}_{self.data_set}"
+
+
+_NOUNS = {"width": "width", "depth": "depth", "heads": "number of heads"}
+
+
+def _check_data(model: str, data_set: str) -> None:
+    wanted, given = MODELS[model].data, find_data_set(data_set).kind
+    if wanted != given:
+        fitting = ", ".join(name for name, entry in MODELS.items() if entry.data == given)
+        raise InputError(
+            f"Model {model!r} is for {wanted} data, and {data_set!r} is {given}. "
+            f"For {given} there are: {fitting}."
+        )
 
 
 def parse_task_name(name: str) -> TaskName:
     """Takes a task name apart; the inverse of `str(TaskName(...))`.
 
     Raises:
-      InputError: not of the form MODEL-wWIDTH-dDEPTH_DATASET, or a part is wrong.
+      InputError: not of the form MODEL-wWIDTH-dDEPTH_DATASET or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or a part
+        is wrong.
 
     >>> parse_task_name("mlp-w8-d2_digits")
-    TaskName(model='mlp', width=8, depth=2, data_set='digits')
+    TaskName(model='mlp', width=8, depth=2, data_set='digits', heads=None)
     """
     match = _FORM.fullmatch(name)
     if match is None:
         raise InputError(
-            f"{name!r} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example mlp-w32-d2_digits."
+            f"{name!r} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example mlp-w32-d2_digits, "
+            "or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET."
         )
     sizes = {}
-    for field in ("width", "depth"):
+    for field in ("width", "depth", "heads"):
+        if field == "heads" and match[field] is None:
+            continue
         # No sign, no leading zero: each task has exactly one name.
         if not re.fullmatch(r"[1-9][0-9]{0,6}", match[field], re.ASCII):
             raise InputError(
-                f"The {field} in task name {name!r} is {match[field]!r}; wanted a whole number from 1 to "
-                f"{_LARGEST}."
+                f"The {_NOUNS[field]} in task name {name!r} is {match[field]!r}; wanted a whole number from "
+                f"1 to {_LARGEST}."
             )
         sizes[field] = int(match[field])
     return TaskName(model=match["model"], data_set=match["data_set"], **sizes)

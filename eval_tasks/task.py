@@ -1,19 +1,18 @@
 """A task: a network to be trained, its loss, its data and its muP."""
 
 import dataclasses
-import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from eval_tasks.data import load_data
-from eval_tasks.data.source import Batch, DataSource, draw_batch
-from eval_tasks.models import make_model
-from eval_tasks.models.parametrization import PARAMETRIZATIONS
+from eval_tasks.data.source import draw_batch
+from eval_tasks.models import MODELS, make_model
+from eval_tasks.models.parametrization import PARAMETRIZATIONS, Model
 from eval_tasks.names import TaskName, parse_task_name
+from eval_tasks.objectives import OBJECTIVES, Objective
 from eval_tasks.plugins import is_plugin_task, load_plugin
 from mulo.errors import InputError
 from mulo.mup import STANDARD, MuP, infer
@@ -23,30 +22,63 @@ DrawBatch = Callable[[Any, str, jax.Array, int], Any]
 """source, "train" or "validation", key, batch size -> batch; pure, for use inside jit."""
 
 
+class Scores(NamedTuple):
+    """How good a network is on a batch."""
+
+    loss: jax.Array  # [], float32: mean over the batch
+    accuracy: jax.Array  # [], float32: fraction right; NaN where there is nothing to count
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
     """What an optimizer is given to train.
 
     The functions are pure and hold no data: close over them, and pass `source` to jitted functions as
-    an argument, so that the data set is not compiled in.
+    an argument, so that the data set is not compiled in. A batch norm uses the batch's own moments in
+    `loss` and `accuracy`, so that training needs no running averages; `evaluate` uses the averages, which
+    `loss_and_state` keeps.
     """
 
     name: str  # as in `eval_tasks.names`
     parametrization: str  # "mup" or "sp"
     init: Callable[[jax.Array], Any]  # key -> params
-    # Both: params, key, batch -> float32 [], the mean over the batch: cross entropy in nats, fraction right.
+    # Both: params, key, batch -> float32 [], the mean over the batch: loss as in `eval_tasks.objectives`,
+    # fraction right.
     loss: Callable[[Any, jax.Array, Any], jax.Array]
     accuracy: Callable[[Any, jax.Array, Any], jax.Array] | None  # `None` where there is nothing to count
-    source: Any  # of the data sets here: a `DataSource`; of another package's task: any pytree of arrays
+    source: Any  # of the data sets here: an `eval_tasks.data.source.Source`; else any pytree of arrays
     mup: MuP  # `mulo.mup.STANDARD` in SP
     guessing_loss: float  # of a network that has learned nothing: log(number of classes)
     draw_batch: DrawBatch = draw_batch
+    # What follows need not be given by a task without running averages.
+    init_state: Callable[[], Any] = dict  # -> state: running averages before training
+    # params, state, key, batch -> loss, state after this step
+    loss_and_state: Callable[[Any, Any, jax.Array, Any], tuple[jax.Array, Any]] | None = None
+    # params, state, key, batch -> scores; each example is looked at by itself
+    evaluate: Callable[[Any, Any, jax.Array, Any], Scores] | None = None
+    # params, batch -> {layer: [B, ...] float32}, as in `eval_tasks.models.parametrization.Model`
+    activations: Callable[[Any, Any], Mapping[str, jax.Array]] | None = None
+
+    def __post_init__(self):
+        """Fills in what a task without running averages leaves out."""
+        if self.loss_and_state is None:
+            object.__setattr__(self, "loss_and_state", self._loss_and_same_state)
+        if self.evaluate is None:
+            object.__setattr__(self, "evaluate", self._evaluate)
+
+    def _loss_and_same_state(self, params: Any, state: Any, key: jax.Array, batch: Any) -> tuple:
+        return self.loss(params, key, batch), state
+
+    def _evaluate(self, params: Any, state: Any, key: jax.Array, batch: Any) -> Scores:
+        del state
+        right = jnp.float32(jnp.nan) if self.accuracy is None else self.accuracy(params, key, batch)
+        return Scores(loss=self.loss(params, key, batch), accuracy=right)
 
 
 def make_task(
     name: str | TaskName,
     parametrization: str,
-    source: DataSource | None = None,
+    source: Any = None,
     base_width: int | None = None,
 ) -> Task:
     """Builds the task called `name`.
@@ -74,28 +106,15 @@ def make_task(
     source = load_data(parts.data_set) if source is None else source
     if source.name != parts.data_set:
         raise InputError(f"Task {parts} was given the data set {source.name!r}; wanted {parts.data_set!r}.")
-    base = dataclasses.replace(parts, width=parts.width if base_width is None else base_width)
-    init, apply = _functions(parts, parametrization, source)
-
-    def loss(params: Any, key: jax.Array, batch: Batch) -> jax.Array:
-        del key  # for models with dropout
-        logits = apply(params, batch.image)
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, batch.label))
-
-    def accuracy(params: Any, key: jax.Array, batch: Batch) -> jax.Array:
-        del key
-        right = jnp.argmax(apply(params, batch.image), axis=-1) == batch.label
-        return jnp.mean(right.astype(jnp.float32))
-
+    base = parts if base_width is None else dataclasses.replace(parts, width=base_width)
+    objective = OBJECTIVES[MODELS[parts.model].objective]
     return Task(
         name=str(parts),
         parametrization=parametrization,
-        init=init,
-        loss=loss,
-        accuracy=accuracy,
         source=source,
         mup=_infer_mup(parts, base, source) if parametrization == "mup" else STANDARD,
-        guessing_loss=math.log(source.num_classes),
+        guessing_loss=objective.guessing_loss(source),
+        **_functions(_make_model(parts, parametrization, source), objective, objective.example(source)),
     )
 
 
@@ -109,25 +128,60 @@ def _make_plugin_task(name: str, parametrization: str) -> Task:
     return dataclasses.replace(task, name=name)
 
 
-def _functions(parts: TaskName, parametrization: str, source: DataSource) -> tuple[Callable, Callable]:
-    """(key -> params; params, images -> logits)."""
-    model = make_model(
+def _make_model(parts: TaskName, parametrization: str, source: Any) -> Model:
+    return make_model(
         parts.model,
         width=parts.width,
         depth=parts.depth,
-        num_classes=source.num_classes,
+        heads=parts.heads,
+        num_outputs=OBJECTIVES[MODELS[parts.model].objective].num_outputs(source),
         parametrization=parametrization,
     )
-    image_shape = source.image_shape  # not `source`: a closure must not keep the arrays
-
-    def init(key: jax.Array) -> Any:
-        return model.init(key, jnp.zeros((1, *image_shape), jnp.float32))
-
-    return init, model.apply
 
 
-def _infer_mup(target: TaskName, base: TaskName, source: DataSource) -> MuP:
+def _functions(model: Model, objective: Objective, example: jax.ShapeDtypeStruct) -> dict[str, Callable]:
+    """The functions of a task, by field; `example` stands for the inputs of one example."""
+
+    def init(key: jax.Array) -> tuple[Any, Any]:
+        return model.init(key, jnp.zeros(example.shape, example.dtype))
+
+    def training_outputs(params: Any, state: Any, batch: Any) -> tuple[jax.Array, Any]:
+        return model.apply(params, state, objective.inputs(batch), True)
+
+    def loss_and_state(params: Any, state: Any, key: jax.Array, batch: Any) -> tuple[jax.Array, Any]:
+        del key  # for models with dropout
+        outputs, state = training_outputs(params, state, batch)
+        return objective.loss(outputs, batch), state
+
+    def accuracy(params: Any, key: jax.Array, batch: Any) -> jax.Array:
+        del key
+        return objective.accuracy(training_outputs(params, {}, batch)[0], batch)
+
+    def evaluate(params: Any, state: Any, key: jax.Array, batch: Any) -> Scores:
+        del key
+        outputs, _ = model.apply(params, state, objective.inputs(batch), False)
+        right = objective.accuracy(outputs, batch) if objective.accuracy else jnp.float32(jnp.nan)
+        return Scores(loss=objective.loss(outputs, batch), accuracy=right)
+
+    return {
+        "init": lambda key: init(key)[0],
+        "init_state": lambda: init(jax.random.key(0))[1],  # the same for every key
+        "loss": lambda params, key, batch: loss_and_state(params, {}, key, batch)[0],
+        "loss_and_state": loss_and_state,
+        "accuracy": accuracy if objective.accuracy else None,
+        "evaluate": evaluate,
+        "activations": lambda params, batch: model.activations(params, objective.inputs(batch)),
+    }
+
+
+def _infer_mup(target: TaskName, base: TaskName, source: Any) -> MuP:
     # The third width makes growth visible where target and base width are the same.
-    other = dataclasses.replace(target, width=1 + max(target.width, base.width))
-    inits = [_functions(parts, "mup", source)[0] for parts in (target, base, other)]
-    return infer(*(jax.eval_shape(init, jax.random.key(0)) for init in inits))
+    other = dataclasses.replace(target, width=target.width_multiple + max(target.width, base.width))
+    example = OBJECTIVES[MODELS[target.model].objective].example(source)
+
+    def shapes(parts: TaskName) -> Any:
+        model = _make_model(parts, "mup", source)
+        return jax.eval_shape(lambda key: model.init(key, jnp.zeros(example.shape, example.dtype))[0], key)
+
+    key = jax.random.key(0)
+    return infer(*(shapes(parts) for parts in (target, base, other)))

@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eval_tasks.data.source import Batch, DataSource, draw_batch, normalise
-from eval_tasks.task import Task
-
-VALIDATION_CHUNK = 1000  # images at a time: bounds the memory of large validation splits
+from eval_tasks.data.source import Source
+from eval_tasks.task import Scores, Task
 
 
 class InnerOptimizer(NamedTuple):
@@ -25,12 +23,12 @@ class Outcome(NamedTuple):
 
     losses: jax.Array  # [R, num_steps], float32: on each step's own batch, before its update
     validation_loss: jax.Array  # [R], float32: on the whole validation split, at the end
-    validation_accuracy: jax.Array  # [R], float32
+    validation_accuracy: jax.Array  # [R], float32; NaN where there is nothing to count
 
 
 def make_program(
     task: Task, optimizer: InnerOptimizer, *, num_steps: int, batch_size: int, map_settings: bool
-) -> Callable[[DataSource, Any, jax.Array], Outcome]:
+) -> Callable[[Source, Any, jax.Array], Outcome]:
     """Compiles, at its first call, whole inner runs on `task`.
 
     Args:
@@ -44,42 +42,27 @@ def make_program(
       Function of the task's data, settings and keys [R] (one a run) -> Outcome.
     """
 
-    def train(source: DataSource, setting: Any, key: jax.Array) -> Outcome:
+    def train(source: Source, setting: Any, key: jax.Array) -> Outcome:
         init_key, steps_key, end_key = jax.random.split(key, 3)
         params = task.init(init_key)
 
         def step(carry: Any, index: jax.Array) -> tuple[Any, jax.Array]:
-            params, state = carry
+            params, model_state, state = carry
             batch_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, index))
-            batch = draw_batch(source, "train", batch_key, batch_size)
-            loss, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
+            batch = task.draw_batch(source, "train", batch_key, batch_size)
+            (loss, model_state), grads = loss_and_grads(params, model_state, loss_key, batch)
             updates, state = optimizer.update(setting, state, grads, params, loss)
-            return (optax.apply_updates(params, updates), state), loss
+            return (optax.apply_updates(params, updates), model_state, state), loss
 
-        carry = params, optimizer.init(setting, params, num_steps)
-        (params, _), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
-        loss, accuracy = validate(task, source, params, end_key)
+        carry = params, task.init_state(), optimizer.init(setting, params, num_steps)
+        (params, model_state, _), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
+        loss, accuracy = validate(task, source, params, model_state, end_key)
         return Outcome(losses=losses, validation_loss=loss, validation_accuracy=accuracy)
 
+    loss_and_grads = jax.value_and_grad(task.loss_and_state, has_aux=True)
     return jax.jit(jax.vmap(train, in_axes=(None, 0 if map_settings else None, 0)))
 
 
-def validate(task: Task, source: DataSource, params: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Loss and accuracy, float32 [], on the whole validation split, some images at a time."""
-    images, labels = source.validation
-    num_chunks, num_rest = divmod(len(labels), VALIDATION_CHUNK)
-
-    def sums(images: jax.Array, labels: jax.Array) -> jax.Array:
-        batch = Batch(image=normalise(source, images), label=labels)
-        means = jnp.stack([task.loss(params, key, batch), task.accuracy(params, key, batch)])
-        return means * len(labels)
-
-    total = jnp.zeros(2)
-    if num_chunks:
-        whole = num_chunks * VALIDATION_CHUNK
-        chunks = [x[:whole].reshape(num_chunks, VALIDATION_CHUNK, *x.shape[1:]) for x in (images, labels)]
-        total += jnp.sum(jax.lax.map(lambda chunk: sums(*chunk), chunks), axis=0)
-    if num_rest:
-        total += sums(images[-num_rest:], labels[-num_rest:])
-    loss, accuracy = total / len(labels)
-    return loss, accuracy
+def validate(task: Task, source: Source, params: Any, state: Any, key: jax.Array) -> Scores:
+    """Scores on the whole validation split, some examples at a time; batch norm uses the running averages."""
+    return source.validation_mean(lambda batch: task.evaluate(params, state, key, batch))

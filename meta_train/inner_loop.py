@@ -47,7 +47,8 @@ def start(
     """
 
     def start_one(init_key: jax.Array) -> tuple[Unroll, jax.Array]:
-        params = loop.task.init(init_key)
+        # The barrier: see `mulo.mup.coordinates`; products with constant zeros can come out wrong.
+        params = jax.lax.optimization_barrier(loop.task.init(init_key))
         scales = _draw_scales(jax.random.fold_in(init_key, 1), params, loop.augmentation)
         batch_key, loss_key = jax.random.split(jax.random.fold_in(init_key, 2))
         batch = loop.task.draw_batch(source, "train", batch_key, loop.batch_size)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from eval_tasks.data import load_data
-from eval_tasks.data.source import DataSource, hold_out
+from eval_tasks.data.source import Source, hold_out
 from eval_tasks.names import parse_task_name
 from eval_tasks.plugins import is_plugin_task
 from eval_tasks.task import Task, make_task
@@ -47,7 +47,7 @@ def build_tasks(names: Iterable[str], parametrization: str) -> dict[str, Task]:
     Raises:
       InputError: a data set is not there or damaged.
     """
-    sources: dict[str, DataSource] = {}
+    sources: dict[str, Source] = {}
     tasks = {}
     for name in names:
         source = None
@@ -71,7 +71,7 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
     for name, task in build_tasks(config.tasks, config.parametrization).items():
         judge_held_out = config.meta_objective == "validation_loss"
         source = task.source
-        if judge_held_out and isinstance(source, DataSource):
+        if judge_held_out and isinstance(source, Source):
             source = hold_out(source)
         program = SlotProgram(
             loop=InnerLoop(

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _tree
-from mulo._transform import check_num_steps, choose_mup, resolve
+from mulo._transform import check_num_steps, choose_mup, learned_step, resolve
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
 from mulo.mup import MuP
+from mulo.mup.forms import to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -67,7 +68,7 @@ def init(
     return OptimizerState(
         params=params,
         theta=theta,
-        inner=checkpoint.optimizer.init(theta, params, num_steps),
+        inner=checkpoint.optimizer.init(theta, to_mup_form(mup, params), num_steps),
         optimizer=checkpoint.optimizer,
         mup=mup,
     )
@@ -90,13 +91,14 @@ def apply(
     Raises:
       InputError: `grads` have not the structure and shapes of the parameters.
     """
-    updates, inner = optimizer_state.optimizer.update(
+    updates, inner = learned_step(
+        optimizer_state.optimizer,
         optimizer_state.theta,
         optimizer_state.inner,
         grads,
         optimizer_state.params,
         loss=value,
-        mup=optimizer_state.mup.update_multipliers(optimizer_state.params),
+        mup=optimizer_state.mup,
     )
     params = optax.apply_updates(optimizer_state.params, updates)
     return updates, optimizer_state.replace(params=params, inner=inner)

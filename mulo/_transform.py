@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from mulo._types import Params, PyTree, Updates
+from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint, load
 from mulo.errors import InputError
 from mulo.mup import STANDARD, MuP
+from mulo.mup.forms import step_in_mup_form, to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -74,7 +75,7 @@ def optimizer(
         # Maps over the tree only: optax.tree.map_params calls this with a tree that has no leaves.
         return TransformState(
             count=jnp.zeros([], jnp.int32),
-            inner=checkpoint.optimizer.init(checkpoint.theta, params, num_steps),
+            inner=checkpoint.optimizer.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
         )
 
     def update(
@@ -88,13 +89,31 @@ def optimizer(
         # Behind the barrier theta is data, as it is in meta-training and in mulo.apply. As a constant it
         # would be folded into the arithmetic by the compiler, and the last bits would differ from theirs.
         theta = jax.lax.optimization_barrier(checkpoint.theta)
-        updates, inner = checkpoint.optimizer.update(
-            theta, state.inner, grads, params, loss=value, mup=mup.update_multipliers(params)
+        updates, inner = learned_step(
+            checkpoint.optimizer, theta, state.inner, grads, params, loss=value, mup=mup
         )
         factor = learning_rate(state.count) if callable(learning_rate) else learning_rate
         return _scale(updates, factor), TransformState(count=optax.safe_increment(state.count), inner=inner)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def learned_step(
+    learned: LearnedOptimizer,
+    theta: Theta,
+    inner: PyTree,
+    grads: Updates,
+    params: Params,
+    *,
+    loss: Any,
+    mup: MuP,
+) -> tuple[Updates, PyTree]:
+    """One step of a learned optimizer on a model in either form of muP."""
+
+    def step(mup: MuP, grads: Updates, params: Params) -> tuple[Updates, PyTree]:
+        return learned.update(theta, inner, grads, params, loss=loss, mup=mup.update_multipliers(params))
+
+    return step_in_mup_form(mup, step, grads, params)
 
 
 def _scale(updates: Updates, factor: jax.typing.ArrayLike) -> Updates:

@@ -21,6 +21,11 @@ class Reader(NamedTuple):
     function: str
     options: Mapping[str, Any]
 
+    @property
+    def kind(self) -> str:
+        """Of what models are shown: "image" or "text"."""
+        return "text" if self.module == _TEXT else "image"
+
 
 DEFAULT_CONTEXT = 64  # bytes
 PLACEMENTS = ("auto", "device", "host")

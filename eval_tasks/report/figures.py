@@ -8,6 +8,8 @@ import numpy as np
 
 from eval_tasks.aggregates import estimate
 from eval_tasks.evaluation import Results
+from eval_tasks.models import MODELS
+from eval_tasks.objectives import OBJECTIVES
 from eval_tasks.suites import Suite
 from mulo.errors import InputError
 
@@ -95,14 +97,15 @@ def _label_axes(left: Any, right: Any, results: Results, suite: Suite) -> None:
     left.set_xticks(suite.widths, [f"{width:,}" for width in suite.widths])
     left.minorticks_off()
     left.set_xlabel(f"width (base width {suite.base_width})")
-    left.set_ylabel("final training loss (nats)")
+    unit = OBJECTIVES[MODELS[task.model].objective].unit
+    left.set_ylabel(f"final training loss ({unit})")
     left.set_title(
         f"{task.model.upper()}, depth {task.depth}, {task.data_set}: {suite.num_steps} steps", loc="left"
     )
     points = len(next(iter(results.values()))[suite.widths[-1]].records[0]["losses"]["steps"])
     right.set_title(f"Training at width {suite.widths[-1]:,}", loc="left")
     right.set_xlabel("inner step")
-    right.set_ylabel(f"training loss (nats), running mean of {_window(points)} points")
+    right.set_ylabel(f"training loss ({unit}), running mean of {_window(points)} points")
     for axes in (left, right):
         if _all_positive(axes):
             axes.set_yscale("log")

@@ -1,8 +1,7 @@
-"""From infinite dimensions to a role: what a leaf is for muP."""
+"""What a leaf is for muP: its role, and its axes as fan-in, fan-out and stack."""
 
+import dataclasses
 import enum
-
-from mulo.errors import InputError
 
 
 class Role(enum.Enum):
@@ -11,45 +10,46 @@ class Role(enum.Enum):
     INPUT = "input"  # fan-out grows
     HIDDEN = "hidden"  # both grow
     OUTPUT = "output"  # fan-in grows
-    VECTOR = "vector"  # one dimension: biases and norm gains, and leaves in which nothing grows
+    VECTOR = "vector"  # added or multiplied entry by entry: biases, norm gains; and what does not grow
     SCALAR = "scalar"  # no dimension
 
 
-def find_role(path: str, shape: tuple[int, ...], infinite: tuple[int, ...]) -> Role:
-    """The role of a weight whose last axis is its output, as JAX libraries store it.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One way to read the axes of a leaf. Every axis is in exactly one of the three."""
 
-    Args:
-      path: where the leaf is, for the error.
-      shape: of the leaf; a convolution is (..., channels in, channels out).
-      infinite: the axes that grow with width.
+    role: Role
+    fan_in: tuple[int, ...]  # axes that are summed over
+    fan_out: tuple[int, ...]  # axes of the result; for vectors, all of its own
+    stacked: tuple[int, ...]  # axes that only line up leaves of the same kind: layers of a scan
+    words: str  # for the error: what kind of leaf this would be
 
-    Raises:
-      InputError: other axes than the last two grow, so that fan-in cannot be told from the shape.
+    def bias_axes(self) -> tuple[int, ...]:
+        """The axes that the bias of such a layer has."""
+        return tuple(sorted(self.stacked + self.fan_out))
 
-    >>> find_role("linear/w", (64, 128), (1,))
+
+def role_of(fan_in: tuple[int, ...], fan_out: tuple[int, ...], infinite: tuple[int, ...]) -> Role:
+    """The role of a weight, from what grows.
+
+    >>> role_of(fan_in=(0,), fan_out=(1,), infinite=(1,))
     <Role.INPUT: 'input'>
     """
-    if not shape:
-        return Role.SCALAR
-    if len(shape) == 1 or not infinite:
+    if not infinite:
         return Role.VECTOR
-    last = len(shape) - 1
-    if not set(infinite) <= {last - 1, last}:
-        raise InputError(
-            f"The role of {path}, shape {shape}, cannot be told: its axes {infinite} grow with width, and "
-            f"only a growing fan-in (axis {last - 1}) and fan-out (axis {last}) are understood. Give it as "
-            f"overrides={{{path!r}: mulo.mup.Role.HIDDEN}}, or .INPUT, .OUTPUT, .VECTOR."
-        )
-    if last not in infinite:
+    if not any(axis in infinite for axis in fan_out):
         return Role.OUTPUT
-    return Role.HIDDEN if last - 1 in infinite else Role.INPUT
+    return Role.HIDDEN if any(axis in infinite for axis in fan_in) else Role.INPUT
 
 
-def fan_in(role: Role, shape: tuple[int, ...]) -> int:
-    """Number of inputs of each output: the product of all axes but the last; 1 for vectors and scalars."""
-    if role in (Role.VECTOR, Role.SCALAR):
-        return 1
-    product = 1
-    for length in shape[:-1]:
-        product *= length
-    return product
+def make_reading(
+    fan_in: tuple[int, ...],
+    fan_out: tuple[int, ...],
+    stacked: tuple[int, ...],
+    infinite: tuple[int, ...],
+    words: str = "",
+) -> Reading:
+    """A weight with these axes; a vector or a scalar where nothing is summed over."""
+    no_weight = Role.VECTOR if fan_out else Role.SCALAR
+    role = role_of(fan_in, fan_out, infinite) if fan_in else no_weight
+    return Reading(role=role, fan_in=fan_in, fan_out=fan_out, stacked=stacked, words=words)

@@ -18,13 +18,27 @@ SIGNATURES = {
     "save": "(path, checkpoint, *, overwrite=False)",
 }
 MUP_SIGNATURES = {
-    "LeafMuP": "(path, shape, infinite, role, fan_in, base_fan_in)",
-    "MuP": "(leaves)",
+    "CoordinateCheck": "(widths, layers, changes, losses, slopes, verdicts, tolerance)",
+    "Leaf": "(*, role=None, fan_in_axes=None, stacked_axes=None, forward_multiplier=None, "
+    "lr_multiplier=None)",
+    "LeafMuP": "(path, shape, infinite, role, fan_in, base_fan_in, fan_out=1, base_fan_out=1, "
+    "fan_in_axes=(), stacked_axes=(), own_forward_multiplier=None, lr_multiplier=1.0)",
+    "MuP": "(leaves, form='mup')",
     "RULES": "a table",
     "Role": "an enumeration",
-    "Rule": "(init_std, forward_multiplier, update_multiplier, adam_lr_multiplier)",
+    "Rule": "(init_std, forward_multiplier, update_multiplier, adam_lr_multiplier, sgd_lr_multiplier)",
     "STANDARD": "a MuP",
-    "infer": "(target, base, delta=None, *, overrides=None)",
+    "WidthModel": "(init, loss, activations, mup)",
+    "attention_scale": "(head_dim)",
+    "coordinate_check": "(make, optimizer, batch, *, widths=(64, 128, 256, 512), num_steps=5, num_seeds=3, "
+    "key=None, draw_batch=None, tolerance=0.1)",
+    "in_mup_form": "(make_optimizer, mup)",
+    "infer": "(target, base, delta=None, *, overrides=None, other_depth=None, layout='in_out', form='mup')",
+    "output_multiplier": "(fan_in)",
+    "rescale_init": "(params, mup, *, output='scaled')",
+    "residual_lr_multiplier": "(depth, scaling='sqrt', optimizer='adam')",
+    "residual_multiplier": "(depth, scaling='sqrt')",
+    "scale_by_mup": "(mup, optimizer)",
 }
 
 
@@ -63,6 +77,16 @@ def test_public_functions_are_documented_with_their_arguments():
         doc = inspect.getdoc(function)
         for argument in inspect.signature(function).parameters:
             assert f"{argument}:" in doc, f"mulo.{name} says nothing of {argument}"
+
+
+def test_public_functions_of_mup_are_documented_with_their_arguments():
+    for name in MUP_SIGNATURES:
+        function = getattr(mulo.mup, name)
+        if inspect.isfunction(function):
+            for argument in inspect.signature(function).parameters:
+                assert f"{argument}:" in inspect.getdoc(function), (
+                    f"mulo.mup.{name} says nothing of {argument}"
+                )
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -1,12 +1,18 @@
+import io
 import itertools
+import json
 import math
 
 import pytest
 
 from eval_tasks.aggregates import estimate
 from eval_tasks.contenders import make_contenders
-from eval_tasks.evaluation import count_runs
-from eval_tasks.suites import make_suite
+from eval_tasks.data import load_data
+from eval_tasks.evaluation import Evaluation, count_runs
+from eval_tasks.report.figures import draw_figure
+from eval_tasks.report.text import print_tables
+from eval_tasks.runs import ResultStore
+from eval_tasks.suites import Suite, make_suite
 from eval_tasks.tuning import GRID, choose
 from mulo.errors import InputError
 from tests.descriptors import SMALL_FC_H4
@@ -68,3 +74,33 @@ def test_number_of_runs_counts_tuning():
     wanted = {"adamw": 4 * len(GRID) + 4, "muadamw": len(GRID) + 4, "adam-1e-3": 4}
     for name, points in wanted.items():
         assert count_runs(suite, make_contenders([name])) == 3 * points
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
+    suite = Suite(
+        name="wide",
+        model="autoencoder",
+        multiples=(1,),
+        base_width=4,
+        depth=1,
+        data_set="digits",
+        num_steps=3,
+        batch_size=4,
+        num_seeds=1,
+        seed=0,
+    )
+    (contender,) = make_contenders(["adam-1e-3"])
+    store = ResultStore(tmp_path, notify=str)
+    cell = Evaluation(suite, load_data("digits"), store, lambda *_: None).cell(contender, 4)
+    (line,) = store.path.read_text().splitlines()
+    record = json.loads(line)
+    assert record["validation_accuracy"] is None
+    assert not record["diverged"]
+    assert record["validation_loss"] == pytest.approx(1.0, rel=0.2)
+    results, text = {contender.label: {4: cell}}, io.StringIO()
+    print_tables(results, suite, text)
+    assert f"{record['validation_loss']:.4f} " in text.getvalue()
+    assert "%" not in text.getvalue()
+    draw_figure(results, suite, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0

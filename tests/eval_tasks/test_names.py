@@ -7,9 +7,24 @@ from eval_tasks.names import TaskName, parse_task_name
 from mulo.errors import InputError
 
 
-@pytest.mark.parametrize("name", ["mlp-w128-d3_cifar10-16", "mlp-w1-d1_digits", "mlp-w32-d2_cifar10"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mlp-w128-d3_cifar10-16",
+        "mlp-w1-d1_digits",
+        "mlp-w32-d2_cifar10",
+        "vit-w64-d4-h4_cifar10-16",
+        "transformer-w128-d2-h8_pydoc",
+        "transformer-learned-w8-d1-h1_my_book.txt-32",
+        "rnn-w5-d1_tinyshakespeare",
+    ],
+)
 def test_parsing_and_printing_are_inverse(name):
     assert str(parse_task_name(name)) == name
+
+
+def test_the_number_of_heads_may_be_left_out_and_is_said():
+    assert str(parse_task_name("vit-w64-d4_digits")) == "vit-w64-d4-h4_digits"
 
 
 def test_parts():
@@ -29,6 +44,19 @@ def test_parts():
         ("mlp-w9999999-d2_digits", "The width of a task is 9999999; wanted .* to 1000000"),
         ("mlq-w8-d2_digits", "No model is called 'mlq'. Did you mean 'mlp'?"),
         ("mlp-w8-d2_digit", "No data set is called 'digit'. Did you mean 'digits'?"),
+        ("mlp-w8-d2_pydoc", "Model 'mlp' is for image data, and 'pydoc' is text. For text there are: transf"),
+        (
+            "transformer-w8-d2_digits",
+            "Model 'transformer' is for text data, and 'digits' is image. For image",
+        ),
+        ("mlp-w8-d2-h4_digits", "Model 'mlp' has no heads; leave out -h4"),
+        ("vit-w8-d2-h0_digits", "The number of heads in task name .* is '0'"),
+        (
+            "vit-w6-d2_digits",
+            "Model 'vit' with 4 heads was given the width 6; wanted a multiple of 4 or another",
+        ),
+        ("transformer-w12-d2-h4_pydoc", "with 4 heads was given the width 12; wanted a multiple of 8 or"),
+        ("autoencoder-w6-d2_digits", "Model 'autoencoder' was given the width 6; wanted a multiple of 4\\."),
         ("mlp-w8-d2", "is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET"),
         ("", "'' is no task name"),
     ],

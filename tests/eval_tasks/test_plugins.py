@@ -1,4 +1,5 @@
 import dataclasses
+import math
 import re
 import sys
 
@@ -67,6 +68,12 @@ def test_a_task_of_another_package_has_the_name_that_it_was_asked_for_by():
     params = task.init(jax.random.key(0))
     loss = task.loss(params, jax.random.key(1), task.draw_batch(task.source, "train", jax.random.key(2), 100))
     assert float(loss) == pytest.approx(task.guessing_loss, rel=0.3)
+    # What it does not say of running averages and scores follows from its loss.
+    batch = task.draw_batch(task.source, "validation", jax.random.key(2), 100)
+    same, state = task.loss_and_state(params, task.init_state(), jax.random.key(1), batch)
+    scores = task.evaluate(params, state, jax.random.key(1), batch)
+    assert (float(same), state, float(scores.loss)) == (float(loss), {}, float(loss))
+    assert math.isnan(scores.accuracy)
 
 
 @pytest.mark.usefixtures("installed_package")

@@ -1,0 +1,46 @@
+"""Every model of the zoo is meta-trained on."""
+
+import dataclasses
+
+import jax
+import pytest
+
+from meta_train.config import PRESETS
+from meta_train.driver import run
+from meta_train.programs import addressed_key, build_optimizer, build_programs
+from meta_train.slot import SlotKeys
+from tests.eval_tasks.zoo import MODEL_ROWS
+
+
+def config_for(*tasks, **fields):
+    return dataclasses.replace(
+        PRESETS["quick"],
+        tasks=tasks,
+        batch_size=2,
+        hidden_size=2,
+        truncation_length=2,
+        min_horizon=4,
+        max_horizon=8,
+        meta_steps=2,
+        **fields,
+    )
+
+
+def test_a_truncation_of_every_model_can_be_traced():
+    # Traced, not compiled: it costs seconds. Judged on data held out of training, images and text.
+    config = config_for(*(row.task for row in MODEL_ROWS), meta_objective="validation_loss")
+    theta = jax.eval_shape(build_optimizer(config).init_theta, jax.random.key(0))
+    key = addressed_key(0, "reset")
+    for compiled in build_programs(config).values():
+        state = jax.eval_shape(compiled.reset, theta, key)
+        gradient, new_state, statistics = jax.eval_shape(
+            compiled.advance, theta, state, SlotKeys(key, key), compiled.source
+        )
+        assert gradient == theta
+        assert new_state == state
+        assert statistics.meta_loss.shape == ()
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_run_on_text(tmp_path):
+    assert run(config_for("rnn-w4-d1_pydoc-8"), tmp_path / "run").signal_number is None
