@@ -2,14 +2,11 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from meta_train.config import MetaTrainConfig
 from meta_train.display import Display
@@ -18,16 +15,17 @@ from meta_train.executors.base import Executor
 from meta_train.executors.local import LocalExecutor
 from meta_train.export import export_theta
 from meta_train.meta_optimizer import make_meta_optimizer
+from meta_train.meta_update import make_meta_update
 from meta_train.metrics import MetricsWriter
 from meta_train.programs import addressed_key, build_optimizer, build_programs
-from meta_train.records import UpdateStatistics, learned_decays, make_record, theta_norms
-from meta_train.resume_file import ResumeState, read_resume_file, read_theta, write_resume_file
+from meta_train.records import make_record
+from meta_train.resume_file import ResumeState, read_resume_file
 from meta_train.run_directory import RunDirectory
+from meta_train.saving import Saver, storage_errors
 from meta_train.signals import StopRequest, stop_on_signals
 from meta_train.validation import Validator, better, is_due, no_best
-from mulo.checkpoint_file import load
-from mulo.errors import InputError
-from mulo.optimizers.base import PyTree, Theta
+from mulo.errors import CheckpointError
+from mulo.optimizers.base import Theta
 
 MAX_SKIPPED = 10
 """So many meta-gradients in a row that are not finite stop a run."""
@@ -63,11 +61,12 @@ def run(config: MetaTrainConfig, out: Path, options: RunOptions | None = None) -
 
     Raises:
       InputError: `out` exists, or a data set is not there.
+      StoppedError: the disk is full, or meta-gradients have not been finite for too long.
     """
     programs = build_programs(config)
     theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
     state = _first_state(config, theta)
-    validator = Validator(config) if config.validation_interval else None
+    validator = Validator(config) if config.validation_tasks else None
     directory = RunDirectory.create(out, config)
     with directory.lock():
         executor = LocalExecutor(config, programs)
@@ -85,6 +84,7 @@ def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
     Raises:
       InputError: `out` is not a run, or another process has it.
       CheckpointError: no checkpoint can be read.
+      StoppedError: as for `run`.
     """
     directory, config = RunDirectory.open(out)
     with directory.lock():
@@ -97,28 +97,11 @@ def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
         if found is not None:
             meta_step, state = found
             executor.restore(state.slot_states)
-        directory.cut_metrics(meta_step)
-        validator = Validator(config) if config.validation_interval else None
+        with storage_errors(directory):
+            directory.cut_metrics(meta_step)
+        validator = Validator(config) if config.validation_tasks else None
         work = _Work(config, directory, executor, options or RunOptions(), validator)
         return _train(work, state, meta_step, warnings)
-
-
-def newest_theta(out: Path) -> tuple[int, Theta]:
-    """The theta of a run, and the number of meta-steps that it has had.
-
-    Raises:
-      InputError: `out` is not a run, or nothing has been saved yet.
-      CheckpointError: what has been saved cannot be read.
-    """
-    directory, config = RunDirectory.open(out)
-    if directory.theta_path.exists():
-        return config.meta_steps, load(directory.theta_path).theta
-    found = directory.read_newest(lambda path: read_theta(path, config), lambda _: None)
-    if found is None:
-        raise InputError(
-            f"{out} has no checkpoint yet; it is saved every few meta-steps and when it is stopped."
-        )
-    return found
 
 
 class _Work(NamedTuple):
@@ -130,39 +113,21 @@ class _Work(NamedTuple):
     options: RunOptions
     validator: Validator | None
 
-    def save(self, state: ResumeState, meta_step: int) -> None:
-        """Writes a checkpoint, and removes those that are no longer needed."""
-        state = state._replace(slot_states=self.executor.snapshot())
-        write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config)
-        self.export_best(state)
-        self.directory.prune(self.options.keep_checkpoints)
-
-    def export_best(self, state: ResumeState) -> None:
-        """Writes the best theta so far, if there is one that is not written yet."""
-        best = state.best
-        if not np.isfinite(best.score) or self._is_written(float(best.score)):
-            return
-        export_theta(
-            self.directory.best_path,
-            self.config,
-            best.theta,
-            int(best.meta_step),
-            metrics_path=self.directory.metrics_path,
-            validation_score=float(best.score),
-        )
-
-    def _is_written(self, score: float) -> bool:
-        path = self.directory.best_path
-        return path.exists() and load(path).provenance.get("validation_score") == score
+    @property
+    def saver(self) -> Saver:
+        """Of this run's checkpoints."""
+        return Saver(self.config, self.directory, self.executor, self.options.keep_checkpoints)
 
 
 def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequence[str] = ()) -> RunOutcome:
     """Meta-steps from `first_meta_step` to the end or to a signal, then saves."""
     config, directory = work.config, work.directory
-    board = directory.path / "tensorboard" if work.options.tensorboard else None
+    board = directory.board_path
+    board = board if work.options.tensorboard or board.exists() else None
     with (
+        storage_errors(directory),
         Display(directory.log_path, config.meta_steps, first_meta_step) as display,
-        MetricsWriter(directory.metrics_path, board) as metrics,
+        MetricsWriter(directory.metrics_path, board, first_meta_step) as metrics,
         stop_on_signals() as request,
     ):
         for warning in warnings:
@@ -215,7 +180,7 @@ def _take_meta_steps(
             state, scores = _validate(work, state, meta_step)
             record.update(scores)
             progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
-        if config.validation_interval and np.isfinite(state.best.score):
+        if np.isfinite(state.best.score):
             record |= {
                 "best_score": float(state.best.score),
                 "best_meta_step": int(state.best.meta_step),
@@ -225,12 +190,24 @@ def _take_meta_steps(
         num_skipped = num_skipped + 1 if record["skipped"] else 0
         if num_skipped:
             _say_skipped(work, progress.display, meta_step, num_skipped)
-        elif meta_step % work.options.checkpoint_interval == 0:
-            work.save(state, meta_step)
+        elif meta_step % work.options.checkpoint_interval == 0 and _save(work, state, meta_step, progress):
             saved_at = meta_step
     if saved_at != meta_step:
-        work.save(state, meta_step)
+        work.saver.save(state, meta_step)
     return state, meta_step
+
+
+def _save(work: _Work, state: ResumeState, meta_step: int, progress: _Progress) -> bool:
+    """Saves on the way. A disk that does not take it is told of, and tried again with the next checkpoint."""
+    try:
+        work.saver.save(state, meta_step)
+    except (CheckpointError, OSError) as error:
+        progress.display.say(
+            f"meta-step {meta_step}: not saved. {error} The run goes on, the checkpoints of before are kept, "
+            f"and it tries again after {work.options.checkpoint_interval} meta-steps."
+        )
+        return False
+    return True
 
 
 def _validate(work: _Work, state: ResumeState, meta_step: int) -> tuple[ResumeState, dict[str, Any]]:
@@ -260,27 +237,3 @@ def _say_skipped(work: _Work, display: Display, meta_step: int, num_skipped: int
     )
     display.say(message)
     raise DivergedError(message)
-
-
-def make_meta_update(config: MetaTrainConfig) -> Callable[..., tuple[Theta, PyTree, UpdateStatistics]]:
-    """The jitted meta-step: (theta, meta-optimizer state, slot gradients) -> the next two, what is reported.
-
-    The gradients are averaged in slot order, so that theta does not depend on who computed which. If
-    their mean is not finite, theta and the meta-optimizer's state stay as they are.
-    """
-    meta_optimizer = make_meta_optimizer(config)
-
-    @jax.jit
-    def update(theta, optimizer_state, gradients):
-        mean = jax.tree.map(lambda *slots: sum(slots[1:], slots[0]) / len(slots), *gradients)
-        norm = optax.tree.norm(mean)
-        finite = jnp.isfinite(norm)
-        updates, next_state = meta_optimizer.update(mean, optimizer_state, theta)
-        next_theta = optax.apply_updates(theta, updates)
-        next_theta, next_state = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), (next_theta, next_state), (theta, optimizer_state)
-        )
-        statistics = UpdateStatistics(norm, ~finite, theta_norms(next_theta), learned_decays(next_theta))
-        return next_theta, next_state, statistics
-
-    return update
