@@ -75,8 +75,12 @@ def coordinate_check(
 
     The change is the root mean square, over the batch and the units, of h_t - h_0, with h the
     pre-activations that the model reports; the mean over seeds is fitted. Each width is compiled once, its
-    seeds in one program. A learned optimizer divides by its epsilons where gradients are very small, and
-    then vanishes at any parametrization: scale the loss up, or choose a problem that it learns.
+    seeds in one program.
+
+    Two things make a slope vanish that is right in the limit. In narrow networks chance adds to the square
+    of the change a part of order 1/width: give a batch with something to learn, not random labels, or larger
+    widths. And optimizers divide by their epsilons where gradients, which fall as 1/width, are very small:
+    scale the loss up.
 
     Args:
       make: width -> `WidthModel`. Layers have the same names at all widths.
