@@ -38,19 +38,20 @@ def make_adamw(baseline: Baseline, task: "Task") -> "InnerOptimizer":
     A leaf's learning rate is the setting's times `task.mup.adam_lr_multipliers`; as it multiplies the
     whole step, it multiplies weight decay too. Weight decay 0 makes it Adam.
     """
-    import jax
     import optax
 
     from eval_tasks.training import InnerOptimizer
+    from mulo.mup import scale_by_mup
 
     def transform(setting: Any) -> optax.GradientTransformation:
-        return optax.adamw(
+        adamw = optax.adamw(
             setting["learning_rate"],
             b1=baseline.b1,
             b2=baseline.b2,
             eps=baseline.eps,
             weight_decay=setting["weight_decay"],
         )
+        return optax.chain(adamw, scale_by_mup(task.mup, "adam"))
 
     def init(setting: Any, params: Any, num_steps: int) -> Any:
         del num_steps
@@ -58,10 +59,6 @@ def make_adamw(baseline: Baseline, task: "Task") -> "InnerOptimizer":
 
     def update(setting: Any, state: Any, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
         del loss
-        updates, state = transform(setting).update(grads, state, params)
-        multipliers = task.mup.adam_lr_multipliers(params)
-        if multipliers is not None:
-            updates = jax.tree.map(lambda update, multiplier: update * multiplier, updates, multipliers)
-        return updates, state
+        return transform(setting).update(grads, state, params)
 
     return InnerOptimizer(init=init, update=update)
