@@ -31,7 +31,7 @@ from mulo.optimizers._features import (
     element_features,
     inverse_rms,
     make_ingredients,
-    mean_square,
+    mean_squares_of,
     time_features,
 )
 from mulo.optimizers.small_fc import SmallFC, effective_decays
@@ -252,7 +252,7 @@ def _recorded_layout(decays: Decays, grads: jax.Array, param: jax.Array) -> jax.
     )
     ingredients, along_axes = make_ingredients(accumulators, grads[-1], param)
     features = [*element_features(ingredients), *along_axes.row, *along_axes.col]
-    normalised = [jnp.broadcast_to(f * inverse_rms(mean_square(f)), param.shape) for f in features]
+    normalised = [jnp.broadcast_to(f * inverse_rms(mean_squares_of([f])[0]), param.shape) for f in features]
     order = np.argsort([*ELEMENT_ROWS, *ROW_ROWS, *COL_ROWS])
     return jnp.stack([normalised[index] for index in order], axis=-1)
 

@@ -6,6 +6,7 @@ are constant along an axis and stay that small, with length 1 along it. The feat
 arrays, never one array of all: XLA then computes each where it is used.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ NUM_FEATURES = 28
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 """Inner steps at which the time features cross zero."""
 
-ELEMENT_ROWS = (*range(13), 25, 26, 27)
+ELEMENT_ROWS = (0, 10, 11, 12, 2, 25, 3, 26, 4, 27, 1, 5, 6, 7, 8, 9)
 """Rows of the first layer's weights that belong to `element_features`, in its order."""
 NUM_ELEMENT_FEATURES = len(ELEMENT_ROWS)
 ROW_ROWS = (13, 14, 15, 19, 20, 21)
@@ -28,6 +29,9 @@ COL_ROWS = (16, 17, 18, 22, 23, 24)
 
 CPU_BLOCK_SIZE = 65536
 """Parameters whose squares are summed at once on a CPU: within its caches."""
+
+MAX_STACKED = 4096
+"""Features of vectors of at most so many parameters are normalised at once."""
 
 ACCELERATOR_BLOCK_SIZE = 4194304
 """The same on a GPU or TPU, where small parts would leave it idle."""
@@ -101,15 +105,15 @@ def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
     grad, param, momenta, second_moment, grad_factors, momentum_factors = ingredients
     grad = bound_gradient(grad)
     inverse_root = jax.lax.rsqrt(second_moment + 1e-6)
+    scaled = zip(momenta, momentum_factors, strict=True)
     return (
         grad,
+        *(grad * row * col for row, col in grad_factors),
+        *itertools.chain.from_iterable((m, m * row * col) for m, (row, col) in scaled),
         param,
-        *momenta,
         second_moment,
         *(momentum * inverse_root for momentum in momenta),
         inverse_root,
-        *(grad * row * col for row, col in grad_factors),
-        *(m * row * col for m, (row, col) in zip(momenta, momentum_factors, strict=True)),
     )
 
 
@@ -118,14 +122,19 @@ def inverse_rms(mean_square: jax.Array) -> jax.Array:
     return jax.lax.rsqrt(1e-5 + mean_square)
 
 
-def mean_square(feature: jax.Array) -> jax.Array:
-    """Mean square of one feature over the tensor, []."""
-    return _sum_square(feature) / feature.size
+def mean_squares_of(features: Sequence[jax.Array]) -> jax.Array:
+    """Mean square of each feature over the tensor. features: [F] arrays of one shape -> [F]."""
+    return _sum_square(stack(features), features[0].ndim) / features[0].size
 
 
-def _sum_square(feature: jax.Array) -> jax.Array:
+def stack(arrays: Sequence[jax.Array]) -> jax.Array:
+    """[F] arrays [*shape] -> [F, *shape]. Unlike `jnp.stack`, not transposed when it is mapped over."""
+    return jnp.concatenate([jnp.reshape(x, (1, *x.shape)) for x in arrays])
+
+
+def _sum_square(x: jax.Array, ndim: int) -> jax.Array:
     # The last axis first: XLA on the CPU computes this twice as fast as one sum over all axes.
-    return jnp.sum(jnp.sum(jnp.square(feature), axis=-1))
+    return jnp.sum(jnp.sum(jnp.square(x), axis=-1), axis=tuple(range(x.ndim - ndim, x.ndim - 1)))
 
 
 def mean_squares(ingredients: Ingredients) -> jax.Array:
@@ -148,24 +157,15 @@ def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.
     the matrix of g^2. Of a sharded tensor they are: its matrix products would need to be told how to
     spread their results, plain sums do not.
     """
-    features = element_features(ingredients)
+    features, ndim = element_features(ingredients), ingredients.grad.ndim
+    if axes is None and ingredients.grad.size <= MAX_STACKED:
+        return _sum_square(stack(features), ndim)
     if axes is None or is_sharded(ingredients.grad):
-        return jnp.stack([_sum_square(feature) for feature in features])
-    _, param, momenta, _, grad_factors, momentum_factors = ingredients
-    of_grad = _scaled_sum_squares(features[0], grad_factors, axes)
-    of_momenta = [
-        _scaled_sum_squares(momentum, (factors,), axes)
-        for momentum, factors in zip(momenta, momentum_factors, strict=True)
-    ]
-    sums = (
-        of_grad[0],
-        _sum_square(param),
-        *(sums[0] for sums in of_momenta),
-        *(_sum_square(feature) for feature in features[5:10]),
-        *of_grad[1:],
-        *(sums[1] for sums in of_momenta),
-    )
-    return jnp.stack(sums)
+        return jnp.stack([_sum_square(feature, ndim) for feature in features])
+    scaled = [_scaled_sum_squares(features[0], ingredients.grad_factors, axes)]
+    for momentum, factors in zip(ingredients.momenta, ingredients.momentum_factors, strict=True):
+        scaled.append(_scaled_sum_squares(momentum, (factors,), axes))
+    return jnp.concatenate([*scaled, jnp.stack([_sum_square(feature, ndim) for feature in features[10:]])])
 
 
 def _scaled_sum_squares(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Theta
+from mulo.optimizers._accumulators import factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks
 from mulo.optimizers._features import (
     COL_ROWS,
@@ -23,8 +24,9 @@ from mulo.optimizers._features import (
     Ingredients,
     element_features,
     inverse_rms,
-    mean_square,
     mean_squares,
+    mean_squares_of,
+    stack,
 )
 
 NUM_INPUTS = NUM_FEATURES + len(TIME_SCALES)
@@ -77,83 +79,110 @@ def apply_mlp(
       exp_mult: how much the magnitude counts.
     """
     w0, ndim = mlp["w0"], ingredients.grad.ndim
+    row_weights, col_weights = w0[np.array(ROW_ROWS)], w0[np.array(COL_ROWS)]
     bias = _spread(mlp["b0"] + time @ w0[NUM_FEATURES:], ndim)
-    row = bias + _axis_share(w0[np.array(ROW_ROWS)], axis_features.row)
-    col = _axis_share(w0[np.array(COL_ROWS)], axis_features.col)
+    if factored_axes(ingredients.grad.shape) is None:
+        shares = [bias + _axis_share(row_weights + col_weights, axis_features.row)]
+    else:
+        shares = [
+            bias + _axis_share(row_weights, axis_features.row),
+            _axis_share(col_weights, axis_features.col),
+        ]
     scales = inverse_rms(mean_squares(ingredients))
-    # Without the barrier XLA would keep the features from their norms until they are used here.
-    ingredients = jax.lax.optimization_barrier(ingredients)
+    if ingredients.grad.size > CPU_BLOCK_SIZE:
+        # Without the barrier XLA would keep the features from their norms until they are used here.
+        ingredients = jax.lax.optimization_barrier(ingredients)
     scaled = {**mlp, "w0": w0[np.array(ELEMENT_ROWS)] * scales[:, None]}
     if len(mlp["b1"]) <= MAX_UNROLLED:
-        return _apply_unrolled(scaled, ingredients, row, col, exp_mult)
-    return _apply_blocks(scaled, ingredients, row, col, exp_mult)
+        return _apply_unrolled(scaled, ingredients, shares, exp_mult)
+    return _apply_blocks(scaled, ingredients, shares, exp_mult)
 
 
 def _axis_share(weights: jax.Array, features: tuple[jax.Array, ...]) -> jax.Array:
     """Share of the first layer. weights: [6, H] -> [H, *shape] with length 1 where the features have it."""
-    scales = inverse_rms(jnp.stack([mean_square(feature) for feature in features]))
-    return _linear(weights * scales[:, None], jnp.stack(features))
+    scales = inverse_rms(mean_squares_of(features))
+    return _linear(weights * scales[:, None], stack(features))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _apply_unrolled(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+    mlp: Theta, ingredients: Ingredients, shares: Sequence[jax.Array], exp_mult: float
 ) -> jax.Array:
     """The network written out, unit by unit: XLA makes one loop over the parameters of it.
 
     Its reverse mode is that of the matrix form: written out too, it would compile for minutes.
     """
-    features = element_features(ingredients)
+    features, units = element_features(ingredients), range(len(mlp["b1"]))
     hidden = [
-        jax.nn.relu(_dot(features, mlp["w0"][:, unit], row[unit] + col[unit])) for unit in range(len(row))
+        jax.nn.relu(_dot(features, mlp["w0"], unit, sum(share[unit] for share in shares))) for unit in units
     ]
-    hidden = [jax.nn.relu(_dot(hidden, mlp["w1"][:, unit], mlp["b1"][unit])) for unit in range(len(row))]
-    direction, magnitude = (_dot(hidden, mlp["w2"][:, output], mlp["b2"][output]) for output in range(2))
+    hidden = [jax.nn.relu(_dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
+    direction, magnitude = (_dot(hidden, mlp["w2"], output, mlp["b2"][output]) for output in range(2))
     return direction * jnp.exp(exp_mult * magnitude)
 
 
 def _unrolled_forward(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+    mlp: Theta, ingredients: Ingredients, shares: Sequence[jax.Array], exp_mult: float
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    return _apply_unrolled(mlp, ingredients, row, col, exp_mult), (mlp, ingredients, row, col)
+    return _apply_unrolled(mlp, ingredients, shares, exp_mult), (mlp, ingredients, shares)
 
 
 def _unrolled_backward(exp_mult: float, arguments: tuple[Any, ...], cotangent: jax.Array) -> tuple[Any, ...]:
-    return jax.vjp(lambda *args: _apply_matrices(*args, exp_mult), *arguments)[1](cotangent)
+    def by_matrices(mlp: Theta, ingredients: Ingredients, shares: Sequence[jax.Array]) -> jax.Array:
+        return _apply_matrices(_transpose(mlp), ingredients, shares, exp_mult)
+
+    return jax.vjp(by_matrices, *arguments)[1](cotangent)
 
 
 _apply_unrolled.defvjp(_unrolled_forward, _unrolled_backward)
 
 
-def _dot(inputs: Sequence[jax.Array], weights: jax.Array, start: jax.Array) -> jax.Array:
-    """Start + sum of inputs times weights. inputs: [I] arrays [*shape]; weights: [I]."""
+def _dot(inputs: Sequence[jax.Array], weights: jax.Array, unit: int, start: jax.Array) -> jax.Array:
+    """Start + sum of inputs times weights. inputs: [I] arrays [*shape]; weights: [I, O]."""
     for index, x in enumerate(inputs):
-        start = start + x * weights[index]
+        start = start + x * weights[index, unit]
     return start
 
 
 def _apply_blocks(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+    mlp: Theta, ingredients: Ingredients, shares: Sequence[jax.Array], exp_mult: float
 ) -> jax.Array:
     """The network as matrix products, of one part of the tensor after the other."""
+    # The barrier keeps XLA from undoing the transposition, with which products on a CPU are faster.
+    mlp = jax.lax.optimization_barrier(_transpose(mlp))
 
     def apply(steps: jax.Array, part: Part, put: Put) -> jax.Array:
         cut = jax.tree.map(part, ingredients)
-        return put(steps, _apply_matrices(mlp, cut, part(row, 1), part(col, 1), exp_mult))
+        return put(steps, _apply_matrices(mlp, cut, [part(x, 1) for x in shares], exp_mult))
 
     block_size = choose_block_size(ingredients.grad, on_cpu=CPU_BLOCK_SIZE, elsewhere=ACCELERATOR_BLOCK_SIZE)
     shape = ingredients.grad.shape
     return fold_blocks(apply, jnp.zeros(shape, jnp.float32), shape, block_size)
 
 
+def _transpose(mlp: Theta) -> Theta:
+    """Weights [I, O] as [O, I]; biases as they are."""
+    return {name: x.T for name, x in mlp.items()}
+
+
 def _apply_matrices(
-    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+    mlp: Theta, ingredients: Ingredients, shares: Sequence[jax.Array], exp_mult: float
 ) -> jax.Array:
-    hidden = _linear(mlp["w0"], jnp.stack(element_features(ingredients))) + row + col
-    hidden = jax.nn.relu(hidden)
-    hidden = jax.nn.relu(_linear(mlp["w1"], hidden) + _spread(mlp["b1"], hidden.ndim - 1))
-    direction, magnitude = _linear(mlp["w2"], hidden) + _spread(mlp["b2"], hidden.ndim - 1)
-    return direction * jnp.exp(exp_mult * magnitude)
+    """The network as matrix products. mlp: weights [O, I]."""
+    features, shape = stack(element_features(ingredients)), ingredients.grad.shape
+    hidden = _product(mlp["w0"], features.reshape(len(features), -1)).reshape(-1, *shape)
+    # In two halves: from sums that are flattened at once XLA makes slow loops on a CPU.
+    halves = zip(*(jnp.array_split(x, 2) for x in (hidden, *shares)), strict=True)
+    hidden = jnp.concatenate([jax.nn.relu(sum(half)) for half in halves])
+    hidden = hidden.reshape(len(hidden), -1)
+    hidden = jax.nn.relu(_product(mlp["w1"], hidden) + mlp["b1"][:, None])
+    direction, magnitude = _product(mlp["w2"], hidden) + mlp["b2"][:, None]
+    return (direction * jnp.exp(exp_mult * magnitude)).reshape(shape)
+
+
+def _product(weights: jax.Array, inputs: jax.Array) -> jax.Array:
+    """weights: [O, I], inputs: [I, M] -> [O, M]."""
+    return jnp.matmul(weights, inputs, precision=jax.lax.Precision.HIGHEST)
 
 
 def _linear(weights: jax.Array, inputs: jax.Array) -> jax.Array:
