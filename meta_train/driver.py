@@ -96,7 +96,7 @@ def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
         found = directory.read_newest(lambda path: read_resume_file(path, config, programs), warnings.append)
         if found is not None:
             meta_step, state = found
-            executor.restore(state.slot_states)
+            executor.restore(state.slot_states, meta_step)
         directory.cut_metrics(meta_step)
         validator = Validator(config) if config.validation_interval else None
         work = _Work(config, directory, executor, options or RunOptions(), validator)

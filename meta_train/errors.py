@@ -1,5 +1,13 @@
-"""Errors of meta-training that are not mistakes in what was given."""
+"""Errors of meta-training that are not mistakes in what was given. Their messages are one line."""
 
 
 class DivergedError(RuntimeError):
-    """Meta-gradients have not been finite for too long; the message is one line."""
+    """Meta-gradients have not been finite for too long."""
+
+
+class ExecutorError(RuntimeError):
+    """The workers cannot go on; what has been checkpointed is there."""
+
+
+class ExecutorStopped(RuntimeError):
+    """The run was asked to stop, and the meta-step under way did not come to its end in time."""

@@ -102,3 +102,13 @@ def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
         reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
         advance=jax.jit(functools.partial(advance, program), donate_argnums=1),
     )
+
+
+def slot_shapes(config: MetaTrainConfig, programs: dict[str, CompiledProgram]) -> dict[str, Any]:
+    """What the state of each task's slots looks like: trees of `jax.ShapeDtypeStruct`. Computes nothing."""
+
+    def reset(task: str) -> Any:
+        theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
+        return programs[task].reset(theta, addressed_key(config.seed, "reset"))
+
+    return {task: jax.eval_shape(functools.partial(reset, task)) for task in config.tasks}

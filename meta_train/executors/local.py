@@ -1,13 +1,13 @@
 """The executor that advances every slot in this process."""
 
-import jax
-import numpy as np
+from types import TracebackType
+from typing import Any
 
 from meta_train.config import MetaTrainConfig
 from meta_train.executors.base import SlotResult
-from meta_train.programs import CompiledProgram, addressed_key
-from meta_train.schedules import first_steps
-from meta_train.slot import SlotKeys, SlotState
+from meta_train.executors.worker import SlotWorker
+from meta_train.programs import CompiledProgram
+from meta_train.slot import SlotState
 from mulo.optimizers.base import Theta
 
 
@@ -16,35 +16,32 @@ class LocalExecutor:
 
     def __init__(self, config: MetaTrainConfig, programs: dict[str, CompiledProgram]):
         """Prepares; nothing is computed before the first meta-step."""
-        self._seed = config.seed
-        self._programs = [programs[task] for task in config.slots()]
-        self._first_steps = [first_steps(config, slot_index) for slot_index in range(len(self._programs))]
-        self._states: list[SlotState | None] = [None] * len(self._programs)
+        self._worker = SlotWorker(config, programs)
+        self._slots = range(len(config.slots()))
+        for slot_index in self._slots:
+            self._worker.place(slot_index, None, 0)
 
     def advance(self, theta: Theta, meta_step: int) -> list[SlotResult]:
         """See `meta_train.executors.base.Executor`."""
-        results = []
-        for slot_index, compiled in enumerate(self._programs):
-            begins = int(self._first_steps[slot_index][meta_step]) == meta_step
-            state = self._states[slot_index]
-            if begins or state is None or bool(state.lost):
-                reset_key = addressed_key(self._seed, "reset", slot_index, meta_step)
-                state = compiled.reset(theta, reset_key, meta_step)
-            drawn_at = meta_step if compiled.program.estimator.redraw else int(state.first_step)
-            keys = SlotKeys(
-                perturbation=addressed_key(self._seed, "perturbation", slot_index, drawn_at),
-                unroll=addressed_key(self._seed, "unroll", slot_index, meta_step),
-            )
-            gradient, self._states[slot_index], statistics = compiled.advance(
-                theta, state, keys, compiled.source
-            )
-            results.append(SlotResult(gradient, statistics, compiled.program.estimator.num_copies))
-        return results
+        return [self._worker.advance(slot_index, theta, meta_step) for slot_index in self._slots]
 
     def snapshot(self) -> list[SlotState]:
         """See `meta_train.executors.base.Executor`."""
-        return jax.tree.map(np.asarray, self._states)
+        return [self._worker.state(slot_index) for slot_index in self._slots]
 
-    def restore(self, slot_states: list[SlotState]) -> None:
+    def restore(self, slot_states: list[SlotState], meta_step: int) -> None:
         """See `meta_train.executors.base.Executor`."""
-        self._states = jax.tree.map(jax.numpy.asarray, slot_states)
+        for slot_index, state in zip(self._slots, slot_states, strict=True):
+            self._worker.place(slot_index, state, meta_step)
+
+    def report(self) -> dict[str, Any]:
+        """See `meta_train.executors.base.Executor`."""
+        return {}
+
+    def __enter__(self) -> "LocalExecutor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
