@@ -11,3 +11,7 @@ class ExecutorError(RuntimeError):
 
 class ExecutorStopped(RuntimeError):
     """The run was asked to stop, and the meta-step under way did not come to its end in time."""
+
+
+class StorageError(RuntimeError):
+    """The run directory cannot be written to any more; what has been checkpointed is there."""

@@ -8,6 +8,15 @@ _SMOOTHING = 0.3
 _WORTHWHILE = 0.85
 """A slot moves if its worker then needs at most this much of its time."""
 
+_LEAST_GAIN_SECONDS = 0.01
+"""Nothing moves for less: what is quicker than that is mostly noise."""
+
+_OUTLIER = 4.0
+"""One measurement counts as at most so many times the mean so far, and at least as that part of it."""
+
+_FORGIVENESS = 0.95
+"""A worker without slots is measured no more: what was found of it fades with every meta-step."""
+
 
 class Costs:
     """Running means: seconds of one truncation of each task, times how slow each worker is."""
@@ -24,7 +33,7 @@ class Costs:
         if known:
             expected = sum(self._seconds[self._tasks[slot]] for slot in known)
             ratio = sum(slot_seconds[slot] for slot in known) / max(expected, 1e-9)
-            self._slowness[worker_id] = _mix(self._slowness.get(worker_id), ratio)
+            self._slowness[worker_id] = _mix(self.slowness(worker_id), ratio)
         slowness = self._slowness.setdefault(worker_id, 1.0)
         for slot, seconds in slot_seconds.items():
             task = self._tasks[slot]
@@ -39,6 +48,11 @@ class Costs:
         """1 for a worker of which nothing is known."""
         return self._slowness.get(worker_id, 1.0)
 
+    def fade(self, worker_ids: Collection[int]) -> None:
+        """A meta-step has passed in which these workers had nothing to do."""
+        for worker_id in worker_ids:
+            self._slowness[worker_id] = 1 + _FORGIVENESS * (self.slowness(worker_id) - 1)
+
     def expected_seconds(self, worker_id: int, slot_index: int) -> float | None:
         """Of one truncation; `None` before the task has been measured."""
         seconds = self._seconds.get(self._tasks[slot_index])
@@ -46,7 +60,10 @@ class Costs:
 
 
 def _mix(mean: float | None, new: float) -> float:
-    return new if mean is None else (1 - _SMOOTHING) * mean + _SMOOTHING * new
+    if mean is None:
+        return new
+    bounded = min(max(new, mean / _OUTLIER), mean * _OUTLIER)
+    return (1 - _SMOOTHING) * mean + _SMOOTHING * bounded
 
 
 def loads(costs: Costs, owner: Mapping[int, int], workers: Collection[int]) -> dict[int, float]:
@@ -86,7 +103,7 @@ def _best_move(
 ) -> tuple[int, int] | None:
     """The best move of the worker that needs longest and has one that is worth it; `None` if nobody has."""
     for source in sorted(seconds, key=lambda w: (-seconds[w], w)):
-        best, best_seconds = None, _WORTHWHILE * seconds[source]
+        best, best_seconds = None, min(_WORTHWHILE * seconds[source], seconds[source] - _LEAST_GAIN_SECONDS)
         for slot in (slot for slot, worker_id in owner.items() if worker_id == source):
             left = seconds[source] - costs.slot(slot) * costs.slowness(source)
             for worker_id in seconds:

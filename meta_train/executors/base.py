@@ -1,10 +1,17 @@
-"""What an executor is: it owns the slots and advances all of them by one truncation when asked."""
+"""What an executor is: it owns the slots and advances all of them by one truncation when asked.
 
-from types import TracebackType
-from typing import Any, NamedTuple, Protocol
+Imports no JAX: Ray is to be started before it (see `meta_train.executors.clusters`).
+"""
 
-from meta_train.slot import SlotState, SlotStatistics
-from mulo.optimizers.base import Theta
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from meta_train.slot import SlotState, SlotStatistics
+    from mulo.optimizers.base import Theta
 
 
 class SlotResult(NamedTuple):
@@ -38,7 +45,7 @@ class Executor(Protocol):
         """What it has to say of the last meta-step: entries of the metrics, numbers and dicts of numbers."""
         ...
 
-    def __enter__(self) -> "Executor": ...
+    def __enter__(self) -> Executor: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -193,8 +193,8 @@ class DistributedExecutor:
         others = ready.keys() - asked
         if others:
             return choose(self._costs, self._owner, others, slot)
-        for worker_id in asked & ready.keys():
-            reason = f"slot {slot}'s gradient is not finite, and only a new process can look at it again"
+        for worker_id in filter(self._crew.has, asked & ready.keys()):
+            reason = f"the gradient of slot {slot} is not finite, and only a new process can look at it again"
             self._crew.dismiss(ready[worker_id], reason, failed=False)
         return None
 
@@ -301,6 +301,7 @@ class DistributedExecutor:
         """Where slots should go: their states are asked for in the next meta-step, then they move."""
         ready = self._crew.ready()
         owner = {slot: worker_id for slot, worker_id in self._owner.items() if worker_id in ready}
+        self._costs.fade(ready.keys() - set(owner.values()))
         return plan_moves(self._costs, owner, ready.keys()) if ready else {}
 
     def _make_moves(self, meta_step: int) -> None:

@@ -1,10 +1,13 @@
-"""What driver and workers say to each other: NamedTuples of NumPy arrays and plain numbers."""
+"""What driver and workers say to each other: NamedTuples of NumPy arrays and plain numbers. Imports no JAX."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-from meta_train.executors.base import SlotResult
-from meta_train.slot import SlotState
-from mulo.optimizers.base import Theta
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from meta_train.executors.base import SlotResult
+    from meta_train.slot import SlotState
+    from mulo.optimizers.base import Theta
 
 
 class Start(NamedTuple):

@@ -1,5 +1,6 @@
 """What a worker does, wherever it runs: it owns slots and advances them."""
 
+import importlib.metadata
 import os
 import platform
 import time
@@ -16,6 +17,15 @@ from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
 from meta_train.schedules import first_steps
 from meta_train.slot import SlotKeys, SlotState
 from mulo.optimizers.base import Theta
+
+
+def versions() -> dict[str, str]:
+    """Of what can decide bits, in this process."""
+    return {
+        "mulo": importlib.metadata.version("mulo"),
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+    }
 
 
 class SlotWorker:
@@ -90,7 +100,7 @@ class SlotWorker:
             pid=os.getpid(),
             node=platform.node(),
             device_kind=jax.devices()[0].device_kind,
-            versions={"python": platform.python_version(), "jax": jax.__version__, "jaxlib": jaxlib.__version__},
+            versions=versions(),
             seconds=time.monotonic() - began,
         )
 
