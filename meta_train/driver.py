@@ -14,7 +14,7 @@ import optax
 
 from meta_train.config import MetaTrainConfig
 from meta_train.display import Display
-from meta_train.errors import DivergedError, ExecutorError, ExecutorStopped, StorageError
+from meta_train.errors import DivergedError, ExecutorError, ExecutorStoppedError, StorageError
 from meta_train.executors.base import Executor
 from meta_train.executors.clusters import Cluster, open_cluster
 from meta_train.executors.coordinator import DistributedExecutor
@@ -246,9 +246,7 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
     return RunOutcome(state.theta, meta_step, None if finished else request.signal_number)
 
 
-def _say_stopped(
-    work: _Work, display: Display, request: StopRequest, meta_step: int, saved_at: int
-) -> None:
+def _say_stopped(work: _Work, display: Display, request: StopRequest, meta_step: int, saved_at: int) -> None:
     after = f"Stopped by signal {request.signal_number} after {meta_step} meta-steps; "
     saved = "all is saved." if saved_at == meta_step else f"the last checkpoint is {work.last_checkpoint()}."
     display.say(f"{after}{saved} {work.how_to_go_on()}")
@@ -292,7 +290,7 @@ class _OuterLoop:
         while meta_step < config.meta_steps and self._request.signal_number is None:
             try:
                 state, record = self._meta_step(state, meta_step)
-            except ExecutorStopped:  # the workers' states are not to be had in time either
+            except ExecutorStoppedError:  # the workers' states are not to be had in time either
                 return state, meta_step, saved_at
             meta_step += 1
             state = self._note(state, meta_step, record)
@@ -302,7 +300,7 @@ class _OuterLoop:
         if saved_at != meta_step:
             try:
                 self._work.save(state._replace(slot_states=self._executor.snapshot()), meta_step)
-            except ExecutorStopped:
+            except ExecutorStoppedError:
                 return state, meta_step, saved_at
         return state, meta_step, meta_step
 
@@ -323,9 +321,7 @@ class _OuterLoop:
         if is_due(self._work.config, meta_step):
             state, scores = _validate(self._work, state, meta_step)
             record.update(scores)
-            self._display.say(
-                f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}"
-            )
+            self._display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
         if self._work.config.validation_interval and np.isfinite(state.best.score):
             record |= {
                 "best_score": float(state.best.score),
@@ -342,13 +338,15 @@ class _OuterLoop:
         """A checkpoint on the way. If it cannot be written the run goes on, and gives up at the third."""
         try:
             self._work.save(state._replace(slot_states=self._executor.snapshot()), meta_step)
-        except ExecutorStopped:
+        except ExecutorStoppedError:
             return False
         except (CheckpointError, OSError) as error:
             self._num_unsaved += 1
             if self._num_unsaved == MAX_UNSAVED:
                 raise
-            self._display.say(f"{error} The run goes on; the last checkpoint is {self._work.last_checkpoint()}")
+            self._display.say(
+                f"{error} The run goes on; the last checkpoint is {self._work.last_checkpoint()}"
+            )
             return False
         self._num_unsaved = 0
         return True
@@ -374,8 +372,8 @@ def _say_skipped(work: _Work, display: Display, meta_step: int, num_skipped: int
     # No checkpoint is written while steps are skipped: the newest is from before.
     message = (
         f"{work.directory.path}: the meta-gradient was not finite in {MAX_SKIPPED} meta-steps in a row, up "
-        f"to meta-step {meta_step}. The last good checkpoint is {work.last_checkpoint()}. Start again with a smaller "
-        "--learning-rate, --loss-bound or --max-horizon."
+        f"to meta-step {meta_step}. The last good checkpoint is {work.last_checkpoint()}. Start again with a "
+        "smaller --learning-rate, --loss-bound or --max-horizon."
     )
     display.say(message)
     raise DivergedError(message)

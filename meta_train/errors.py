@@ -9,7 +9,7 @@ class ExecutorError(RuntimeError):
     """The workers cannot go on; what has been checkpointed is there."""
 
 
-class ExecutorStopped(RuntimeError):
+class ExecutorStoppedError(RuntimeError):
     """The run was asked to stop, and the meta-step under way did not come to its end in time."""
 
 

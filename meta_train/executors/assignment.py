@@ -40,7 +40,7 @@ class Costs:
             self._seconds[task] = _mix(self._seconds.get(task), seconds / max(slowness, 1e-9))
 
     def slot(self, slot_index: int) -> float:
-        """Seconds of one truncation on a worker of slowness 1; where it is not known, the mean of the others."""
+        """Seconds of one truncation on a worker of slowness 1; where not known, the mean of the others."""
         known = self._seconds.values()
         return self._seconds.get(self._tasks[slot_index], sum(known) / len(known) if known else 1.0)
 

@@ -37,10 +37,12 @@ class WorkerOptions:
             raise InputError("--address needs --gpus N or --workers N: how many workers are wanted.")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise InputError(
-                f"--min-workers is {self.min_workers}; wanted from 1 to the {self.num_workers} workers asked for."
+                f"--min-workers is {self.min_workers}; wanted 1 to {self.num_workers}, the workers asked for."
             )
         if not (math.isfinite(self.worker_timeout) and self.worker_timeout > 0):
-            raise InputError(f"--worker-timeout is {self.worker_timeout}; wanted a number of seconds above 0.")
+            raise InputError(
+                f"--worker-timeout is {self.worker_timeout}; wanted a number of seconds above 0."
+            )
 
     @property
     def num_workers(self) -> int:

@@ -81,7 +81,9 @@ class _Actor:
         try:
             return self._worker.carry_out(request)
         except Exception:
-            _log.exception("meta-step %d, slots %s", request.meta_step, [o.slot_index for o in request.orders])
+            _log.exception(
+                "meta-step %d, slots %s", request.meta_step, [o.slot_index for o in request.orders]
+            )
             raise
 
 
@@ -179,8 +181,13 @@ class RayCluster:
 
     def _join(self, common: dict[str, Any]) -> None:
         address = self.options.address
+        host, _, port = address.rpartition(":")
+        if host and port.isdigit() and not _answers(host, int(port)):
+            raise InputError(f"--address {address}: nothing answers there. Start it: ray start --head.")
+        local = host in ("127.0.0.1", "localhost")
         try:
-            ray.init(address=address, **common)
+            with _on_loopback() if local else contextlib.nullcontext():
+                ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             raise InputError(f"--address {address}: {_one_line(error)}") from error
         if os.environ.get("RAY_AUTH_MODE") != "token" and not self.options.insecure:
@@ -188,9 +195,7 @@ class RayCluster:
                 f"--address {address}: this cluster asks for no token, so whoever reaches it can run code "
                 "here. Start it with RAY_AUTH_MODE=token, or give --insecure."
             )
-        _check_found(
-            self.options, ray.available_resources().get("GPU" if self.options.gpus else "CPU", 0.0)
-        )
+        _check_found(self.options, ray.available_resources().get("GPU" if self.options.gpus else "CPU", 0.0))
 
     def make_pool(self, config: MetaTrainConfig, log_folder: Path | None) -> "RayPool":
         """See `meta_train.executors.clusters.Cluster`."""
@@ -316,7 +321,9 @@ class RayPool:
             cause = error.cause if isinstance(error.cause, Exception) else error
             text = f"{type(cause).__name__}: {_one_line(cause)}"
             if "RESOURCE_EXHAUSTED" in text:
-                text += " (out of device memory: less --workers-per-gpu, or a new run with less --pairs-per-slot)"
+                text += (
+                    " (out of device memory: less --workers-per-gpu, or a new run with less --pairs-per-slot)"
+                )
             return Died(worker_id, text, hopeless=isinstance(cause, InputError) or "EXHAUSTED" in text)
         except ray.exceptions.RayError as error:
             return Died(worker_id, f"{type(error).__name__}: {_one_line(error)}")

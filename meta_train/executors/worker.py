@@ -58,9 +58,9 @@ class SlotWorker:
           RuntimeError: the slot is not here, or is at another meta-step.
         """
         if self._ready_for.get(slot_index) != meta_step:
+            at = self._ready_for.get(slot_index, "none: it is not here")
             raise RuntimeError(
-                f"Slot {slot_index} is asked for meta-step {meta_step}, and here it is "
-                f"{'not at all' if slot_index not in self._ready_for else f'at {self._ready_for[slot_index]}'}."
+                f"Slot {slot_index} is asked for meta-step {meta_step}, and is ready for {at}."
             )
         compiled, seed = self._programs[self._tasks[slot_index]], self._config.seed
         state = self._states.get(slot_index)

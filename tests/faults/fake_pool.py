@@ -4,6 +4,7 @@ import dataclasses
 import heapq
 import itertools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -39,8 +40,21 @@ class FakeWorker:
     seen: list[Request] = dataclasses.field(default_factory=list)
 
 
-Fault = Callable[["FakePool", FakeWorker, Request, Answer], Answer | None]
-"""Looks at an answer before it is sent, may change it; `None` = it is never sent."""
+class Call(NamedTuple):
+    """A request that has been carried out, before its answer is sent."""
+
+    pool: "FakePool"
+    worker: FakeWorker
+    request: Request
+    answer: Answer
+
+    def die(self, reason="killed"):
+        """The worker dies instead of answering."""
+        self.pool.die(self.worker, reason)
+
+
+Fault = Callable[[Call], Answer | None]
+"""What is sent for the answer; `None` = nothing, ever."""
 
 
 class FakePool:
@@ -83,7 +97,7 @@ class FakePool:
         }
         answer = answer._replace(slots=slots)
         if self.fault is not None:
-            answer = self.fault(self, worker, request, answer)
+            answer = self.fault(Call(self, worker, request, answer))
         if answer is not None:
             worker.free_at = max(worker.free_at, self.clock.now) + sum(a.seconds for a in slots.values())
             self.later(worker.free_at - self.clock.now, Answered(worker_id, answer))

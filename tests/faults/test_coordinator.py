@@ -6,7 +6,7 @@ import pytest
 
 from meta_train.config import MetaTrainConfig
 from meta_train.driver import make_meta_update
-from meta_train.errors import ExecutorError, ExecutorStopped
+from meta_train.errors import ExecutorError, ExecutorStoppedError
 from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
@@ -43,7 +43,7 @@ def update():
     return make_meta_update(CONFIG)
 
 
-def train(executor, update, meta_steps=range(CONFIG.meta_steps), after=lambda meta_step: None):
+def train(executor, update, meta_steps=range(CONFIG.meta_steps), after=lambda _: None):
     """Meta-steps of an executor; the digest of theta."""
     theta = build_optimizer(CONFIG).init_theta(addressed_key(CONFIG.seed, "theta"))
     state = make_meta_optimizer(CONFIG).init(theta)
@@ -85,21 +85,21 @@ def once(condition, do):
     """A fault that happens at the first call for which `condition` holds."""
     done = []
 
-    def fault(pool, worker, request, answer):
-        if done or not condition(worker, request):
-            return answer
+    def fault(call):
+        if done or not condition(call):
+            return call.answer
         done.append(True)
-        return do(pool, worker, request, answer)
+        return do(call)
 
     return fault
 
 
 def at(meta_step, place=None):
-    return lambda worker, request: request.meta_step == meta_step and place in (None, worker.place)
+    return lambda call: call.request.meta_step == meta_step and place in (None, call.worker.place)
 
 
-def kill(pool, worker, request, answer):
-    pool.die(worker)
+def kill(call):
+    call.die()
 
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3, 5])
@@ -122,10 +122,10 @@ def test_a_worker_is_killed_in_the_middle_of_an_unroll(programs, update, quiet, 
 
 @pytest.mark.parametrize("places", [(0, 1), (0, 1, 2)])
 def test_several_workers_are_killed_at_once(programs, update, quiet, places):
-    def fault(pool, worker, request, answer):
-        if request.meta_step == 6 and worker.worker_id in places:
-            return pool.die(worker)
-        return answer
+    def fault(call):
+        if call.request.meta_step == 6 and call.worker.worker_id in places:
+            return call.die()
+        return call.answer
 
     setting = Setting(programs, 3, fault)
     assert train(setting.executor, update) == quiet
@@ -133,11 +133,13 @@ def test_several_workers_are_killed_at_once(programs, update, quiet, places):
 
 
 def test_a_worker_dies_while_it_makes_lost_slots_again(programs, update, quiet):
-    def fault(pool, worker, request, answer):
-        replays = any(order.start is not None and order.start.thetas for order in request.orders)
-        if request.meta_step == 7 and (worker.worker_id < 2 or (replays and worker.worker_id < 4)):
-            return pool.die(worker)
-        return answer
+    def fault(call):
+        replays = any(order.start is not None and order.start.thetas for order in call.request.orders)
+        if call.request.meta_step == 7 and (
+            call.worker.worker_id < 2 or (replays and call.worker.worker_id < 4)
+        ):
+            return call.die()
+        return call.answer
 
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
@@ -149,7 +151,7 @@ def test_the_interval_of_snapshots_decides_only_how_much_is_done_again(programs,
     setting = Setting(programs, 2, once(at(10), kill), snapshot_interval=interval)
     assert train(setting.executor, update) == quiet
     replays = setting.executor.report()["replays"]
-    assert replays == 0 if interval == 1 else 0 < replays
+    assert replays == 0 if interval == 1 else replays > 0
 
 
 def test_killed_and_restored_from_a_checkpoint(programs, update, quiet):
@@ -170,7 +172,7 @@ def test_killed_and_restored_from_a_checkpoint(programs, update, quiet):
 
 def test_a_snapshot_is_that_of_the_local_executor_even_if_a_worker_dies_meanwhile(programs, update):
     local = LocalExecutor(CONFIG, programs)
-    setting = Setting(programs, 2, once(lambda _, request: request.theta is None, kill))
+    setting = Setting(programs, 2, once(lambda call: call.request.theta is None, kill))
     for executor in (local, setting.executor):
         train(executor, update, range(5))
     for mine, theirs in zip(
@@ -189,9 +191,9 @@ def test_a_hanging_worker_is_ended_and_replaced(programs, update, quiet):
 
 
 def test_a_long_call_is_not_taken_to_hang(programs, update, quiet):
-    def fault(pool, worker, request, answer):
-        worker.slowness = 5.0
-        return answer
+    def fault(call):
+        call.worker.slowness = 5.0
+        return call.answer
 
     setting = Setting(programs, 2, fault, worker_timeout=0.5)
     assert train(setting.executor, update) == quiet
@@ -199,12 +201,12 @@ def test_a_long_call_is_not_taken_to_hang(programs, update, quiet):
 
 
 def test_late_and_double_answers_are_dropped(programs, update, quiet):
-    def fault(pool, worker, request, answer):
-        pool.later(2.25, Answered(worker.worker_id, answer))
-        pool.later(6.0, Answered(worker.worker_id, answer))
-        if request.meta_step == 4 and worker.place == 0 and worker.worker_id == 0:
-            pool.die(worker, seconds=0.1)
-        return answer
+    def fault(call):
+        call.pool.later(2.25, Answered(call.worker.worker_id, call.answer))
+        call.pool.later(6.0, Answered(call.worker.worker_id, call.answer))
+        if call.request.meta_step == 4 and call.worker.place == 0 and call.worker.worker_id == 0:
+            call.pool.die(call.worker, seconds=0.1)
+        return call.answer
 
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
@@ -226,7 +228,7 @@ MISSHAPEN = {
 
 @pytest.mark.parametrize("kind", MISSHAPEN)
 def test_a_worker_that_answers_what_cannot_be_is_quarantined(programs, update, quiet, kind):
-    fault = once(at(5, 1), lambda pool, worker, request, answer: MISSHAPEN[kind](answer))
+    fault = once(at(5, 1), lambda call: MISSHAPEN[kind](call.answer))
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
     (line,) = setting.heard("quarantined")
@@ -234,12 +236,12 @@ def test_a_worker_that_answers_what_cannot_be_is_quarantined(programs, update, q
 
 
 def test_misshapen_states_are_no_snapshots(programs, update, quiet):
-    def damage(pool, worker, request, answer):
+    def damage(call):
         slots = {
             slot: a._replace(state=a.state and a.state._replace(lost=np.zeros(3, bool)))
-            for slot, a in answer.slots.items()
+            for slot, a in call.answer.slots.items()
         }
-        return answer._replace(slots=slots)
+        return call.answer._replace(slots=slots)
 
     setting = Setting(programs, 2, once(at(4), damage), snapshot_interval=2)
     assert train(setting.executor, update) == quiet
@@ -250,9 +252,11 @@ def test_misshapen_states_are_no_snapshots(programs, update, quiet):
 def test_a_worker_that_answers_nan_is_quarantined_and_its_slots_redone_elsewhere(
     programs, update, quiet, num_workers
 ):
-    def fault(pool, worker, request, answer):
-        poisoned = worker.worker_id == 0 and request.meta_step >= 5 and request.theta is not None
-        return change_gradients(answer, with_nan) if poisoned else answer
+    def fault(call):
+        poisoned = (
+            call.worker.worker_id == 0 and call.request.meta_step >= 5 and call.request.theta is not None
+        )
+        return change_gradients(call.answer, with_nan) if poisoned else call.answer
 
     setting = Setting(programs, num_workers, fault)
     assert train(setting.executor, update) == quiet
@@ -263,8 +267,10 @@ def test_a_worker_that_answers_nan_is_quarantined_and_its_slots_redone_elsewhere
 
 
 def test_a_device_that_is_quarantined_twice_is_kept_idle(programs, update, quiet):
-    def fault(pool, worker, request, answer):
-        return change_gradients(answer, lambda leaf: leaf[None]) if worker.place == 1 else answer
+    def fault(call):
+        return (
+            change_gradients(call.answer, lambda leaf: leaf[None]) if call.worker.place == 1 else call.answer
+        )
 
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
@@ -274,7 +280,7 @@ def test_a_device_that_is_quarantined_twice_is_kept_idle(programs, update, quiet
 
 
 def test_when_all_devices_are_quarantined_the_run_ends(programs, update):
-    setting = Setting(programs, 2, lambda *a: change_gradients(a[-1], lambda leaf: leaf[None]))
+    setting = Setting(programs, 2, lambda call: change_gradients(call.answer, lambda leaf: leaf[None]))
     with pytest.raises(ExecutorError, match=r"All workers are quarantined\. The last: slot") as caught:
         train(setting.executor, update)
     assert "\n" not in str(caught.value)
@@ -308,9 +314,9 @@ def test_gradients_that_are_not_finite_everywhere_are_results(programs, num_work
 
 
 def test_slots_of_a_slow_worker_move_to_the_others(programs, update, quiet):
-    def fault(pool, worker, request, answer):
-        worker.slowness = 4.0 if worker.place == 0 and request.meta_step >= 2 else 1.0
-        return answer
+    def fault(call):
+        call.worker.slowness = 4.0 if call.worker.place == 0 and call.request.meta_step >= 2 else 1.0
+        return call.answer
 
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
@@ -351,16 +357,16 @@ def test_below_min_workers_the_run_waits_for_a_replacement(programs, update, qui
 
 
 def test_a_restart_storm_ends_with_one_line(programs, update):
-    setting = Setting(programs, 2, lambda pool, worker, request, answer: pool.die(worker, "segfault"))
-    with pytest.raises(ExecutorError, match="6 workers were lost one after the other.*segfault") as caught:
+    setting = Setting(programs, 2, lambda call: call.die("segfault"))
+    with pytest.raises(ExecutorError, match=r"6 workers were lost one after the other.*segfault") as caught:
         train(setting.executor, update)
     assert "\n" not in str(caught.value)
     assert setting.pool.clock.now < 60
 
 
 def test_what_would_happen_to_any_worker_ends_the_run_at_once(programs, update):
-    def fault(pool, worker, request, answer):
-        pool.later(0.1, Died(worker.worker_id, "out of memory", hopeless=True))
+    def fault(call):
+        call.pool.later(0.1, Died(call.worker.worker_id, "out of memory", hopeless=True))
 
     setting = Setting(programs, 2, fault)
     with pytest.raises(ExecutorError, match="any other would: out of memory"):
@@ -370,7 +376,7 @@ def test_what_would_happen_to_any_worker_ends_the_run_at_once(programs, update):
 def test_a_signal_does_not_wait_for_a_meta_step_that_does_not_end(programs, update):
     stopped = []
     setting = Setting(programs, 1, lambda *_: stopped.append(True), stop=lambda: bool(stopped))
-    with pytest.raises(ExecutorStopped):
+    with pytest.raises(ExecutorStoppedError):
         train(setting.executor, update)
     assert setting.pool.clock.now < 30
 
