@@ -269,8 +269,8 @@ class DistributedExecutor:
         suspects.append((member.worker_id, answer))
         if len(suspects) >= _MAX_OPINIONS:
             raise ExecutorError(
-                f"Slot {slot} at meta-step {round_.meta_step}: {len(suspects)} workers have computed gradients "
-                "that are not finite, and all different. The same program gives different bits here."
+                f"Slot {slot}, meta-step {round_.meta_step}: {len(suspects)} workers have computed gradients "
+                "that are not finite, and all different: the same program gives different bits here."
             )
         self._say(
             f"{member.name}: the gradient of slot {slot} at meta-step {round_.meta_step} is not finite; "

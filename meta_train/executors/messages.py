@@ -1,4 +1,4 @@
-"""What driver and workers say to each other: NumPy arrays and plain numbers in NamedTuples. Imports no JAX."""
+"""What driver and workers say to each other: NumPy arrays and numbers in NamedTuples. Imports no JAX."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _LOST_SECONDS = 6.0
 _SHUTDOWN_SECONDS = 10.0
 
 
-class _Actor:
+class WorkerActor:
     """One worker, in a process of its own."""
 
     def __init__(self, log_path: str | None):
@@ -137,8 +137,7 @@ class RayCluster:
 
     def __init__(self, options: WorkerOptions, folder: Path | None):
         """Starts nothing. `folder`: private, for Ray's files; `None` = the cluster is somebody else's."""
-        self.options = options
-        self._folder = folder
+        self.options, self.folder = options, folder
         self._watched: list[tuple[str, int]] = []
         self._answered = time.monotonic()
         self._looked = 0.0
@@ -150,10 +149,10 @@ class RayCluster:
         os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters is said by us, in one line
         common = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.CRITICAL}
-        if self._folder is None:
+        if self.folder is None:
             self._join(common)
         else:
-            self._start(self._folder, common)
+            self._start(self.folder, common)
         node = next(n for n in ray.nodes() if n["NodeID"] == ray.get_runtime_context().get_node_id())
         self._watched = [
             _host_and_port(ray.get_runtime_context().gcs_address),
@@ -161,13 +160,13 @@ class RayCluster:
         ]
 
     def _start(self, folder: Path, common: dict[str, Any]) -> None:
-        if not self.options.insecure:
-            token = folder / "token"  # of this cluster alone; with it, `ray.init` asks everybody for it
-            token.write_text(secrets.token_hex(32))
-            os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
-            ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
         mask = os.umask(0o077)
         try:
+            if not self.options.insecure:
+                token = folder / "token"  # of this cluster alone; with it, `ray.init` asks everybody for it
+                token.write_text(secrets.token_hex(32))
+                os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+                ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
             with _on_loopback():
                 ray.init(
                     include_dashboard=False,
@@ -226,12 +225,12 @@ class RayCluster:
         if not self.lost:
             thread.start()
             thread.join(_SHUTDOWN_SECONDS)
-        if self._folder is None:
+        if self.folder is None:
             return
         if self.lost or thread.is_alive():
             with contextlib.suppress(Exception):
                 node.kill_all_processes(check_alive=False, allow_graceful=False)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -253,6 +252,8 @@ def _on_loopback() -> Iterator[None]:
 class RayPool:
     """See `meta_train.executors.pool.WorkerPool`."""
 
+    actor_class = WorkerActor
+
     def __init__(self, cluster: RayCluster, config: MetaTrainConfig, log_folder: Path | None):
         """Starts no worker yet.
 
@@ -272,7 +273,7 @@ class RayPool:
         log = None
         if self._log_folder is not None:
             log = str(self._log_folder.absolute() / f"worker-{place}-{worker_id}.log")
-        actor = ray.remote(_Actor).options(**actor_options(self._cluster.options)).remote(log)
+        actor = ray.remote(self.actor_class).options(**actor_options(self._cluster.options)).remote(log)
         self._actors[worker_id] = actor
         self._expect(actor.hello.remote(), worker_id, lambda worker_id, _: Started(worker_id))
         need_gpu = bool(self._cluster.options.gpus)
