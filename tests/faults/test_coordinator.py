@@ -43,10 +43,10 @@ def update():
     return make_meta_update(CONFIG)
 
 
-def train(executor, update, meta_steps=range(CONFIG.meta_steps), after=lambda _: None):
+def train(executor, update, meta_steps=range(CONFIG.meta_steps), after=lambda _: None, config=CONFIG):
     """Meta-steps of an executor; the digest of theta."""
-    theta = build_optimizer(CONFIG).init_theta(addressed_key(CONFIG.seed, "theta"))
-    state = make_meta_optimizer(CONFIG).init(theta)
+    theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
+    state = make_meta_optimizer(config).init(theta)
     for meta_step in meta_steps:
         gradients = [result.gradient for result in executor.advance(theta, meta_step)]
         theta, state, _ = update(theta, state, gradients)
