@@ -13,7 +13,7 @@ from eval_tasks.command_line import Parser
 from meta_train.commands import COMMANDS
 from meta_train.config import PRESETS, MetaTrainConfig
 from meta_train.config_file import read_config_file, to_toml
-from meta_train.errors import DivergedError, ExecutorError, StorageError
+from meta_train.errors import StoppedError
 from meta_train.executors.clusters import open_cluster
 from meta_train.executors.options import WorkerOptions
 from mulo.errors import InputError
@@ -42,7 +42,9 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--preset", help=f"where to start from: {', '.join(PRESETS)} (default: quick)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of fields; may name a preset")
-    parser.add_argument("--out", type=Path, help="run directory, must not exist (default: runs/PRESET-TIME)")
+    parser.add_argument(
+        "--out", type=Path, help="new run directory (default: runs/PRESET-TIME or runs/FILE-TIME)"
+    )
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run directory")
     parser.add_argument("--checkpoint-interval", type=int, default=100, help="meta-steps between two saves")
     parser.add_argument("--keep-checkpoints", type=int, default=2, help="newest checkpoints that are kept")
@@ -95,22 +97,27 @@ def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
     default = field.default
     if isinstance(default, tuple):
         weights = field.name == "task_weights"
-        return {"nargs": "+", "type": float if weights else str, "metavar": "X" if weights else "TASK"}
+        nargs = "+" if default else "*"  # what may be empty can be emptied
+        return {"nargs": nargs, "type": float if weights else str, "metavar": "X" if weights else "TASK"}
     return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
 
 
-def _make_config(arguments: argparse.Namespace) -> MetaTrainConfig:
+def _make_config(arguments: argparse.Namespace) -> tuple[str, MetaTrainConfig]:
+    """The name of the preset that it starts from, and the configuration: preset, then file, then flags."""
     preset, changes = None, {}
     if arguments.config is not None:
         preset, changes = read_config_file(arguments.config)
-    base = lookup(PRESETS, arguments.preset or preset or "quick", "preset")
+    preset = arguments.preset or preset or "quick"
+    base = lookup(PRESETS, preset, "preset")
     changes |= {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(MetaTrainConfig)
         if hasattr(arguments, field.name)
     }
+    if "tasks" in changes:  # the preset's validation tasks go with the preset's tasks
+        changes.setdefault("validation_tasks", ())
     lists = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}
-    return dataclasses.replace(base, **{**changes, **lists})
+    return preset, dataclasses.replace(base, **{**changes, **lists})
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -123,9 +130,9 @@ def _run(argv: Sequence[str]) -> int:
         _check_resume(arguments)
         outcome = _train(arguments, None, arguments.resume)
     else:
-        config = _make_config(arguments)
-        name = f"{arguments.preset or 'quick'}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        out = arguments.out or Path("runs") / name
+        preset, config = _make_config(arguments)
+        name = preset if arguments.config is None else arguments.config.stem
+        out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
         if out.exists():
             raise InputError(
                 f"{out} exists already and is not overwritten. Go on with it by --resume {out}, or give "
@@ -174,21 +181,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      0; 1 where meta-gradients were not finite for too long, the workers are lost for good, or nothing can be
-      saved any more; 2 after a mistake in what was given, said in one line; 128 + n where signal n stopped
-      the run, which is saved.
+      0; 1 where a run had to stop (meta-gradients not finite for too long, a full disk, workers lost for
+      good); 2 after a mistake in what was given; both said in one line; 128 + n where signal n stopped the
+      run, which is saved.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
         if argv[:1] == ["config"]:
-            print(to_toml(_make_config(_make_parser().parse_args(argv[1:]))), end="")  # noqa: T201
+            print(to_toml(_make_config(_make_parser().parse_args(argv[1:]))[1]), end="")  # noqa: T201
             return 0
-        command = COMMANDS.get(argv[0]) if argv else None
-        return _run(argv) if command is None else command(argv[1:])
+        if argv and not argv[0].startswith("-"):
+            return lookup({**COMMANDS, "config": None}, argv[0], "command")(argv[1:])
+        return _run(argv)
     except InputError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    except (DivergedError, ExecutorError, StorageError) as error:
+    except StoppedError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
     except KeyboardInterrupt:

@@ -21,10 +21,11 @@ def _digest(argv: Sequence[str]) -> int:
     if not (arguments.run / "config.json").exists():
         raise InputError(f"{arguments.run} is not a run: it has no config.json.")
 
-    from meta_train.driver import newest_theta
+    from meta_train.run_directory import RunDirectory
+    from meta_train.saving import newest_theta
     from mulo.checkpoint_file import theta_digest
 
-    meta_step, theta = newest_theta(arguments.run)
+    meta_step, theta = newest_theta(*RunDirectory.open(arguments.run))
     print(f"theta of {arguments.run} after {meta_step} meta-steps:")  # noqa: T201
     print(theta_digest(theta))  # noqa: T201
     return 0

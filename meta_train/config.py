@@ -79,8 +79,10 @@ class MetaTrainConfig:
     warmup_steps: int = _field(100, "meta-steps until the peak")
     weight_decay: float = _field(1e-4, "of the meta-optimizer, AdamW")
     max_global_norm: float = _field(1.0, "meta-gradients are clipped to this norm")
-    validation_tasks: tuple[str, ...] = _field((), "tasks that theta is scored on, wider than those above")
-    validation_interval: int = _field(0, "meta-steps between two validations; 0 = none")
+    validation_tasks: tuple[str, ...] = _field(
+        (), "tasks that theta is scored on, wider than those above; none = no validation"
+    )
+    validation_interval: int = _field(200, "meta-steps between two validations")
     validation_steps: int = _field(200, "inner steps of each validation run")
     validation_seeds: int = _field(2, "validation runs on each task")
     seed: int = _field(0, "of everything random")
@@ -95,11 +97,8 @@ class MetaTrainConfig:
             raise InputError("tasks is empty; wanted at least one, such as mlp-w32-d2_digits.")
         for name in (*self.tasks, *self.validation_tasks):
             check_task_name(name)
-        if bool(self.validation_tasks) != bool(self.validation_interval):
-            raise InputError(
-                f"validation_interval is {self.validation_interval} with {len(self.validation_tasks)} "
-                "validation_tasks; wanted both, or neither."
-            )
+        for name in set(self.validation_tasks) & set(self.tasks):
+            raise InputError(f"validation_tasks has {name}, which is trained on; wanted a wider one.")
         self._check_weights()
         lookup(PARAMETRIZATIONS, self.parametrization, "parametrization")
         lookup(OPTIMIZERS, self.optimizer, "learned optimizer")
@@ -176,8 +175,8 @@ class MetaTrainConfig:
 # fmt: off
 _POSITIVE = frozenset((
     "batch_size", "hidden_size", "truncation_length", "min_horizon", "max_horizon", "num_pairs",
-    "validation_steps", "validation_seeds", "pairs_per_slot", "perturbation_std", "task_weights",
-    "loss_bound", "meta_steps", "max_global_norm",
+    "validation_interval", "validation_steps", "validation_seeds", "pairs_per_slot", "perturbation_std",
+    "task_weights", "loss_bound", "meta_steps", "max_global_norm",
 ))
 # fmt: on
 
@@ -235,11 +234,13 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
         learning_rate=1e-2,
         end_learning_rate=1e-4,
         warmup_steps=10,
+        validation_tasks=("mlp-w64-d2_digits",),
     ),
-    # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors).
-    "paper-s": MetaTrainConfig(),
+    # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors). Validation is ours.
+    "paper-s": MetaTrainConfig(validation_tasks=("mlp-w512-d3_imagenet32",)),
     # muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
     "paper-m": MetaTrainConfig(
-        tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32")
+        tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32"),
+        validation_tasks=("mlp-w2048-d3_imagenet32",),
     ),
 }

@@ -1,5 +1,7 @@
 """What the terminal shows: a progress bar on a terminal, plain lines otherwise; and the log file."""
 
+import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +14,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 _SECONDS_BETWEEN_LINES = 5.0
 
 
+class _Console(Console):
+    """A console whose reader may leave: what was started by `... | head` goes on, told by its log alone."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Display:
     """Shows the progress of one run and keeps what was said in its log."""
 
@@ -19,7 +29,7 @@ class Display:
         self, log_path: Path, num_meta_steps: int, first_meta_step: int, console: Console | None = None
     ):
         """Opens the log; nothing is shown before the first message."""
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or _Console(highlight=False, soft_wrap=True)
         self._log = log_path.open("a")
         self._num_meta_steps = num_meta_steps
         self._shown = -float("inf")

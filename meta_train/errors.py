@@ -1,17 +1,21 @@
-"""Errors of meta-training that are not mistakes in what was given. Their messages are one line."""
+"""Errors of meta-training that are not mistakes in what was given; each message is one line."""
 
 
-class DivergedError(RuntimeError):
+class StoppedError(RuntimeError):
+    """A run cannot go on."""
+
+
+class DivergedError(StoppedError):
     """Meta-gradients have not been finite for too long."""
 
 
-class ExecutorError(RuntimeError):
+class StorageError(StoppedError):
+    """The run's directory cannot be written any more."""
+
+
+class ExecutorError(StoppedError):
     """The workers cannot go on; what has been checkpointed is there."""
 
 
-class ExecutorStoppedError(RuntimeError):
+class InterruptedMetaStepError(RuntimeError):
     """The run was asked to stop, and the meta-step under way did not come to its end in time."""
-
-
-class StorageError(RuntimeError):
-    """The run directory cannot be written to any more; what has been checkpointed is there."""

@@ -21,6 +21,7 @@ from mulo.optimizers.base import LearnedOptimizer
 _PURPOSES = {"theta": 0, "reset": 1, "perturbation": 2, "unroll": 3, "validation": 4}
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def addressed_key(seed: int, purpose: str, slot_index: int = 0, meta_step: int = 0) -> jax.Array:
     """The random key of one use; a function of what it is for, so that nothing else can change it."""
     key = jax.random.fold_in(jax.random.key(seed), _PURPOSES[purpose])

@@ -45,6 +45,11 @@ class RunDirectory:
         return self.path / "best.mulo"
 
     @property
+    def board_path(self) -> Path:
+        """Curves for TensorBoard; there if they were asked for."""
+        return self.path / "tensorboard"
+
+    @property
     def log_path(self) -> Path:
         """What the terminal showed."""
         return self.path / "log.txt"
@@ -107,9 +112,13 @@ class RunDirectory:
         """Holds the run for this process; the lock goes with the process, however it ends.
 
         Raises:
-          InputError: another process has it.
+          InputError: another process has it, or nothing can be written there.
         """
-        with self._lock_path.open("w") as file:
+        try:
+            file = self._lock_path.open("w")
+        except OSError as error:
+            raise InputError(f"{self.path} cannot be written: {error.strerror}.") from error
+        with file:
             deadline = time.monotonic() + _LOCK_SECONDS
             while not _try_lock(file, fcntl.LOCK_EX):
                 if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM ask a run to save and leave; a second one leaves at once."""
+"""SIGINT, SIGTERM and SIGHUP ask a run to save and leave; a second one leaves at once."""
 
 import signal
 from collections.abc import Iterator
@@ -22,9 +22,12 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a request that the outer loop looks at between two meta-steps."""
+    """Turns these signals into a request that the outer loop looks at between two meta-steps."""
     request = StopRequest()
-    before = {number: signal.signal(number, request._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # under `nohup` the run outlives its terminal
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, request._handle) for number in numbers}
     try:
         yield request
     finally:

@@ -36,6 +36,8 @@ class SlotStatistics(NamedTuple):
     meta_loss: jax.Array  # [], float32: mean judged loss over steps and particles, clipped
     last_loss: jax.Array  # [], float32: the same at the last inner step alone
     clipped_fraction: jax.Array  # [], float32: share of judged losses that were clipped or not finite
+    nonfinite_fraction: jax.Array  # [], float32: share of judged losses that were not finite
+    lost: jax.Array  # [], bool: as in the state after
 
 
 class SlotProgram(NamedTuple):
@@ -96,12 +98,14 @@ def advance(
         )
         bounded, clipped = bound_losses(losses.judged, program.loss_bound)
         scaled = scale_losses(bounded, slot_state.initial_losses, program.loss_scale)
-        return select_steps(scaled, program.meta_objective), (bounded, clipped, unrolls)
+        nonfinite = ~jnp.isfinite(losses.judged)
+        return select_steps(scaled, program.meta_objective), (bounded, clipped, nonfinite, unrolls)
 
     perturbations = draw_perturbations(keys.perturbation, theta, program.num_pairs, program.perturbation_std)
-    gradient, perturbation_sum, (bounded, clipped, unrolls) = estimator.estimate(
+    gradient, perturbation_sum, (bounded, clipped, nonfinite, unrolls) = estimator.estimate(
         unroll, theta, slot_state.perturbation_sum, perturbations, program.perturbation_std
     )
+    lost = jnp.all(clipped[-1])
     return (
         jax.tree.map(lambda g: g * program.weight, gradient),
         SlotState(
@@ -110,11 +114,13 @@ def advance(
             initial_losses=slot_state.initial_losses,
             inner_step=slot_state.inner_step + program.loop.truncation_length,
             first_step=slot_state.first_step,
-            lost=jnp.all(clipped[-1]),
+            lost=lost,
         ),
         SlotStatistics(
             meta_loss=jnp.mean(bounded),
             last_loss=jnp.mean(bounded[-1]),
             clipped_fraction=jnp.mean(clipped.astype(jnp.float32)),
+            nonfinite_fraction=jnp.mean(nonfinite.astype(jnp.float32)),
+            lost=lost,
         ),
     )

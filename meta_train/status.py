@@ -26,11 +26,12 @@ class RunStatus:
     meta_step: int  # meta-steps made
     meta_steps: int  # of the whole run
     seconds_left: float | None
-    meta_loss: float | None  # mean over the last 100 meta-steps, as are the next four
+    meta_loss: float | None  # mean over the last 100 meta-steps, as are the next five
     task_losses: dict[str, float]
     inner_steps_per_second: float | None
     gradient_norm: float | None  # those that are finite
-    clipped_fraction: float | None  # of inner losses
+    clipped_fraction: float | None  # of inner losses: clipped or not finite
+    nonfinite_fraction: float | None  # of inner losses
     skipped: int  # of the last 100 meta-steps: those whose meta-gradient was not finite
     checkpoint: str | None  # the newest
     checkpoint_seconds: float | None  # since it was written
@@ -80,6 +81,7 @@ def read_status(path: Path) -> RunStatus:
         inner_steps_per_second=_mean(recent, "inner_steps_per_second"),
         gradient_norm=_mean(recent, "gradient_norm"),
         clipped_fraction=_mean(recent, "clipped_fraction"),
+        nonfinite_fraction=_mean(recent, "nonfinite_fraction"),
         skipped=sum(bool(record.get("skipped")) for record in recent),
         checkpoint=checkpoint,
         checkpoint_seconds=age,
@@ -154,6 +156,7 @@ def format_status(status: RunStatus) -> str:
         norm = "none is finite" if status.gradient_norm is None else f"{status.gradient_norm:.3g}"
         lines.append(f"  gradient norm     {norm}")
         lines.append(f"  clipped losses    {status.clipped_fraction:.2%}")
+        lines.append(f"    not finite      {status.nonfinite_fraction or 0.0:.2%}")
         lines.append(f"  skipped steps     {status.skipped}")
     lines += _worker_lines(status)
     if status.best_score is not None:

@@ -87,7 +87,7 @@ def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax
 
 def is_due(config: MetaTrainConfig, meta_step: int) -> bool:
     """Whether theta is to be validated after `meta_step` meta-steps: every interval, and at the end."""
-    if not config.validation_interval:
+    if not config.validation_tasks:
         return False
     return meta_step % config.validation_interval == 0 or meta_step == config.meta_steps
 

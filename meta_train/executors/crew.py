@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from meta_train.errors import ExecutorError, ExecutorStoppedError
+from meta_train.errors import ExecutorError, InterruptedMetaStepError
 from meta_train.executors.messages import Answer, Facts, Request
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import Answered, Died, Event, Ready, Started, WorkerPool
@@ -132,7 +132,7 @@ class Crew:
 
         Raises:
           ExecutorError: too many workers are lost.
-          ExecutorStoppedError: a signal came, and the meta-step takes too long.
+          InterruptedMetaStepError: a signal came, and the meta-step takes too long.
         """
         self._check_stop()
         began = self._clock()
@@ -281,6 +281,6 @@ class Crew:
             return
         self._stop_seen = self._clock() if self._stop_seen is None else self._stop_seen
         if self._clock() - self._stop_seen > _STOP_SECONDS:
-            raise ExecutorStoppedError(
+            raise InterruptedMetaStepError(
                 f"The meta-step under way was not at its end {_STOP_SECONDS:.0f} s later."
             )

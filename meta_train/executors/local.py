@@ -23,7 +23,7 @@ class LocalExecutor:
 
     def advance(self, theta: Theta, meta_step: int) -> list[SlotResult]:
         """See `meta_train.executors.base.Executor`."""
-        return [self._worker.advance(slot_index, theta, meta_step) for slot_index in self._slots]
+        return self._worker.advance(self._slots, theta, meta_step)
 
     def snapshot(self) -> list[SlotState]:
         """See `meta_train.executors.base.Executor`."""

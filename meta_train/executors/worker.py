@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jaxlib
@@ -41,6 +41,7 @@ class SlotWorker:
         self._tasks = config.slots()
         self._states: dict[int, SlotState] = {}
         self._ready_for: dict[int, int] = {}  # the meta-step that each state is before
+        self._began: dict[int, int] = {}  # the meta-step at which each slot's inner run began
         self._first_steps: dict[int, np.ndarray] = {}
 
     def place(self, slot_index: int, state: SlotState | None, meta_step: int) -> None:
@@ -50,25 +51,33 @@ class SlotWorker:
         if state is not None:
             # A copy: the program reuses the memory of the state that it is given.
             self._states[slot_index] = jax.tree.map(jax.numpy.array, state)
+            self._began[slot_index] = int(state.first_step)
 
-    def advance(self, slot_index: int, theta: Theta, meta_step: int) -> SlotResult:
-        """Advances a slot by one truncation. The answer's arrays may still be under computation.
+    def advance(self, slots: Sequence[int], theta: Theta, meta_step: int) -> list[SlotResult]:
+        """Advances slots by one truncation. The answers' arrays may still be under computation.
 
         Raises:
-          RuntimeError: the slot is not here, or is at another meta-step.
+          RuntimeError: a slot is not here, or is at another meta-step.
         """
-        if self._ready_for.get(slot_index) != meta_step:
+        for slot_index in slots:
             at = self._ready_for.get(slot_index, "none: it is not here")
-            raise RuntimeError(
-                f"Slot {slot_index} is asked for meta-step {meta_step}, and is ready for {at}."
-            )
+            if at != meta_step:
+                raise RuntimeError(
+                    f"Slot {slot_index} is asked for meta-step {meta_step}, and is ready for {at}."
+                )
+        # All slots are asked at once, before any is started: between them nothing waits for the device.
+        lost = jax.device_get({slot: self._states[slot].lost for slot in slots if slot in self._states})
+        return [self._advance(slot, theta, meta_step, bool(lost.get(slot, True))) for slot in slots]
+
+    def _advance(self, slot_index: int, theta: Theta, meta_step: int, lost: bool) -> SlotResult:
         compiled, seed = self._programs[self._tasks[slot_index]], self._config.seed
-        state = self._states.get(slot_index)
-        begins = int(self._schedule(slot_index)[meta_step]) == meta_step
-        if begins or state is None or bool(state.lost):
+        if lost or self._schedule(slot_index)[meta_step] == meta_step:
             reset_key = addressed_key(seed, "reset", slot_index, meta_step)
             state = compiled.reset(theta, reset_key, meta_step)
-        drawn_at = meta_step if compiled.program.estimator.redraw else int(state.first_step)
+            self._began[slot_index] = meta_step
+        else:
+            state = self._states[slot_index]
+        drawn_at = meta_step if compiled.program.estimator.redraw else self._began[slot_index]
         keys = SlotKeys(
             perturbation=addressed_key(seed, "perturbation", slot_index, drawn_at),
             unroll=addressed_key(seed, "unroll", slot_index, meta_step),
@@ -106,33 +115,31 @@ class SlotWorker:
 
     def carry_out(self, request: Request) -> Answer:
         """Does what a request says; the answer is NumPy arrays."""
+        began = time.monotonic()
         for slot_index in set(self._ready_for) - request.owned:
             del self._ready_for[slot_index]
             self._states.pop(slot_index, None)
-        # All are begun before the first is waited for: the device always has something to do.
-        results = [self._begin(order, request) for order in request.orders]
-        slots, before = {}, time.monotonic()
-        for order, (result, num_truncations) in zip(request.orders, results, strict=True):
-            result, state = self._finish(order, result)
+        replayed = [self._replay(order) for order in request.orders]
+        results: list[SlotResult | None] = [None] * len(request.orders)
+        if request.theta is not None:
+            slots = [order.slot_index for order in request.orders]
+            results = list(self.advance(slots, request.theta, request.meta_step))
+        answers, before = {}, began
+        for order, num_replayed, result in zip(request.orders, replayed, results, strict=True):
+            result = None if result is None else jax.device_get(result)
+            state = self.state(order.slot_index) if order.return_state else None
             now = time.monotonic()
-            slots[order.slot_index] = SlotAnswer(result, state, now - before, num_truncations)
+            num_truncations = num_replayed + (request.theta is not None)
+            answers[order.slot_index] = SlotAnswer(result, state, now - before, num_truncations)
             before = now
-        return Answer(request.call_id, request.meta_step, slots)
+        return Answer(request.call_id, request.meta_step, answers)
 
-    def _begin(self, order: Order, request: Request) -> tuple[SlotResult | None, int]:
-        """Brings a slot to the meta-step of the request, and advances it if there is a theta."""
-        num_truncations = 0
-        if order.start is not None:
-            self.place(order.slot_index, order.start.state, order.start.meta_step)
-            for meta_step, theta in enumerate(order.start.thetas, order.start.meta_step):
-                self.advance(order.slot_index, theta, meta_step)
-                num_truncations += 1
-        if request.theta is None:
-            return None, num_truncations
-        return self.advance(order.slot_index, request.theta, request.meta_step), num_truncations + 1
-
-    def _finish(self, order: Order, result: SlotResult | None) -> tuple[Any, SlotState | None]:
-        result = None if result is None else jax.tree.map(np.asarray, result)
-        if result is not None:
-            result = result._replace(num_copies=int(result.num_copies))
-        return result, self.state(order.slot_index) if order.return_state else None
+    def _replay(self, order: Order) -> int:
+        """Brings a slot that is not here to the meta-step of the request. Returns the truncations made."""
+        if order.start is None:
+            return 0
+        slot_index, (state, first, thetas) = order.slot_index, order.start
+        self.place(slot_index, state, first)
+        for meta_step, theta in enumerate(thetas, first):
+            self.advance([slot_index], theta, meta_step)
+        return len(thetas)

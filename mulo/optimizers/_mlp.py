@@ -3,7 +3,9 @@
 Features come first and the tensor's own axes last, so that elementwise work is contiguous.
 """
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -93,10 +95,14 @@ def _axis_share(weights: jax.Array, features: tuple[jax.Array, ...]) -> jax.Arra
     return _linear(weights * scales[:, None], jnp.stack(features))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _apply_unrolled(
     mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
 ) -> jax.Array:
-    """The network written out, unit by unit: XLA makes one loop over the parameters of it."""
+    """The network written out, unit by unit: XLA makes one loop over the parameters of it.
+
+    Its reverse mode is that of the matrix form: written out too, it would compile for minutes.
+    """
     features = element_features(ingredients)
     hidden = [
         jax.nn.relu(_dot(features, mlp["w0"][:, unit], row[unit] + col[unit])) for unit in range(len(row))
@@ -104,6 +110,19 @@ def _apply_unrolled(
     hidden = [jax.nn.relu(_dot(hidden, mlp["w1"][:, unit], mlp["b1"][unit])) for unit in range(len(row))]
     direction, magnitude = (_dot(hidden, mlp["w2"][:, output], mlp["b2"][output]) for output in range(2))
     return direction * jnp.exp(exp_mult * magnitude)
+
+
+def _unrolled_forward(
+    mlp: Theta, ingredients: Ingredients, row: jax.Array, col: jax.Array, exp_mult: float
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    return _apply_unrolled(mlp, ingredients, row, col, exp_mult), (mlp, ingredients, row, col)
+
+
+def _unrolled_backward(exp_mult: float, arguments: tuple[Any, ...], cotangent: jax.Array) -> tuple[Any, ...]:
+    return jax.vjp(lambda *args: _apply_matrices(*args, exp_mult), *arguments)[1](cotangent)
+
+
+_apply_unrolled.defvjp(_unrolled_forward, _unrolled_backward)
 
 
 def _dot(inputs: Sequence[jax.Array], weights: jax.Array, start: jax.Array) -> jax.Array:

@@ -55,6 +55,8 @@ def test_a_task_of_another_package_is_meta_trained_on(tmp_path):
         min_horizon=4,
         max_horizon=8,
         meta_steps=3,
+        validation_tasks=("sine:8",),
+        validation_steps=3,
     )
     outcome = run(config, tmp_path / "run")
     assert outcome.signal_number is None

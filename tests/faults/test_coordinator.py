@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from meta_train.config import MetaTrainConfig
-from meta_train.driver import make_meta_update
-from meta_train.errors import ExecutorError, ExecutorStoppedError
+from meta_train.errors import ExecutorError, InterruptedMetaStepError
 from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import Answered, Died
 from meta_train.meta_optimizer import make_meta_optimizer
+from meta_train.meta_update import make_meta_update
 from meta_train.programs import addressed_key, build_optimizer, build_programs, slot_shapes
 from mulo.checkpoint_file import theta_digest
 from tests.faults.fake_pool import FakePool, change_gradients, with_nan
@@ -376,7 +376,7 @@ def test_what_would_happen_to_any_worker_ends_the_run_at_once(programs, update):
 def test_a_signal_does_not_wait_for_a_meta_step_that_does_not_end(programs, update):
     stopped = []
     setting = Setting(programs, 1, lambda *_: stopped.append(True), stop=lambda: bool(stopped))
-    with pytest.raises(ExecutorStoppedError):
+    with pytest.raises(InterruptedMetaStepError):
         train(setting.executor, update)
     assert setting.pool.clock.now < 30
 

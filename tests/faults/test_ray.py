@@ -12,13 +12,13 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train.driver import make_meta_update
 from meta_train.executors.clusters import open_cluster
 from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import Ready
 from meta_train.executors.worker import versions
+from meta_train.meta_update import make_meta_update
 from meta_train.programs import build_programs, slot_shapes
 from tests.faults.test_coordinator import CONFIG, train
 

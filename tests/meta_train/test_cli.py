@@ -55,6 +55,7 @@ def test_a_run_and_its_digest(tmp_path, capsys):
         ("--checkpoint-interval 0", "--checkpoint-interval is 0; wanted at least 1."),
         ("--resume no-such-run", "no-such-run is not a run"),
         ("digest no-such-run", "no-such-run is not a run"),
+        ("statu runs/a", "No command is called 'statu'. Did you mean 'status'?"),
         ("digest", "the following arguments are required: run"),
         ("--tasks mlp-w8-d2_cifar10 --out {tmp}/c", "MULO_DATA_DIR"),
     ],
@@ -69,6 +70,14 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
     assert err.count("\n") == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_is_called_by_where_it_starts_from(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('preset = "paper-s"\n')
+    assert run_cli(capsys, *TINY, "--meta-steps", 1)[0] == 0
+    assert run_cli(capsys, *TINY, "--meta-steps", 1, "--config", "mine.toml")[0] == 0
+    assert sorted(path.name.split("-")[0] for path in (tmp_path / "runs").iterdir()) == ["mine", "quick"]
 
 
 def test_flags_cannot_change_a_resumed_run(tmp_path, capsys):

@@ -33,6 +33,8 @@ from mulo.errors import InputError
         ({"task_weights": (1.0,)}, "task_weights has 1 entries for 3 tasks"),
         ({"task_weights": (1.0, 0.0, 1.0)}, "task_weights is 0.0; wanted a finite number above 0"),
         ({"tasks": ("mlp-w8-d2_digits",) * 2}, "tasks has a task twice"),
+        ({"validation_tasks": ("mlp-w8-d2_digits",)}, "mlp-w8-d2_digits, which is trained on"),
+        ({"validation_interval": 0}, "validation_interval is 0; wanted a finite number at least 1"),
         ({"tasks": ("sine:16",)}, "No task of an installed package"),
         ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
     ],

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import tomllib
 
 import pytest
 
@@ -68,6 +69,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_preset(tmp_path, cap
     (tmp_path / "b.toml").write_text(capsys.readouterr().out)
     fields = read_config_file(tmp_path / "b.toml")[1]
     changes = {"meta_steps": 9, "learning_rate": 1.0, "tasks": ("mlp-w8-d1_digits", "mlp-w9-d1_digits")}
+    changes["validation_tasks"] = ()
     assert fields == dataclasses.asdict(
         dataclasses.replace(PRESETS["paper-s"], task_weights=(1.0, 3.0), **changes)
     )
@@ -86,10 +88,15 @@ def test_a_configuration_of_wrong_types_is_refused_when_built():
     assert json.loads(whole.to_json())["learning_rate"] == 1.0 and isinstance(whole.learning_rate, float)
 
 
-def test_validation_needs_tasks_and_an_interval():
-    for change in ({"validation_interval": 5}, {"validation_tasks": ("mlp-w8-d2_digits",)}):
-        with pytest.raises(InputError, match="wanted both, or neither"):
-            dataclasses.replace(PRESETS["quick"], **change)
+def test_flags_for_tasks_leave_the_validation_tasks_of_the_preset_out(capsys):
+    for flags, expected in (
+        ([], PRESETS["quick"].validation_tasks),
+        (["--tasks", "mlp-w64-d2_digits"], ()),
+        (["--tasks", "mlp-w8-d1_digits", "--validation-tasks", "mlp-w9-d1_digits"], ("mlp-w9-d1_digits",)),
+        (["--validation-tasks"], ()),
+    ):
+        assert main(["config", *flags]) == 0
+        assert tomllib.loads(capsys.readouterr().out)["validation_tasks"] == list(expected)
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "digest"])

@@ -1,10 +1,12 @@
 import dataclasses
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 
 from meta_train import driver
 from meta_train.config import MetaTrainConfig
-from meta_train.driver import RunOptions, newest_theta, resume, run
-from meta_train.errors import DivergedError
+from meta_train.driver import RunOptions, resume, run
+from meta_train.errors import DivergedError, StorageError
 from meta_train.executors.local import LocalExecutor
+from meta_train.meta_update import make_meta_update
 from meta_train.run_directory import RunDirectory
+from meta_train.saving import newest_theta
 from meta_train.status import format_status, read_status, watch
 from mulo import load
 from mulo.checkpoint_file import theta_digest
@@ -108,7 +112,7 @@ def test_theta_is_trained(whole_run):
 def test_a_stopped_and_resumed_run_ends_with_the_same_bits(whole_run, stopped_run):
     assert not (stopped_run / "theta.mulo").exists()
     assert f"--resume {stopped_run}" in (stopped_run / "log.txt").read_text()
-    assert newest_theta(stopped_run)[0] == 5
+    assert newest_theta(*RunDirectory.open(stopped_run))[0] == 5
     outcome = resume(stopped_run, OPTIONS)
     assert outcome.signal_number is None
     assert digest(stopped_run) == digest(whole_run)
@@ -170,7 +174,7 @@ def test_the_seed_decides_theta(whole_run, tmp_path):
 
 
 def test_gradients_of_slots_are_averaged_in_slot_order():
-    update = driver.make_meta_update(dataclasses.replace(CONFIG, max_global_norm=1e9))
+    update = make_meta_update(dataclasses.replace(CONFIG, max_global_norm=1e9))
     theta = {"w": np.zeros(3, np.float32)}
     state = driver.make_meta_optimizer(CONFIG).init(theta)
     gradients = [{"w": np.float32([1, 2, 3])}, {"w": np.float32([3, 2, 1])}]
@@ -179,7 +183,7 @@ def test_gradients_of_slots_are_averaged_in_slot_order():
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing():
-    update = driver.make_meta_update(CONFIG)
+    update = make_meta_update(CONFIG)
     theta = {"w": np.ones(3, np.float32)}
     state = driver.make_meta_optimizer(CONFIG).init(theta)
     for bad in (np.nan, np.inf):
@@ -218,6 +222,8 @@ def test_a_skipped_meta_step_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
     lines = read_metrics(tmp_path / "run")
     assert [line["skipped"] for line in lines] == [False, False, True, True, False, False, False, False]
     assert lines[2]["gradient_norm"] is None
+    rates = [line["learning_rate"] for line in lines]
+    assert rates[1] > rates[2] == rates[3] == rates[4] > rates[5]  # of the steps that are made
     assert lines[1]["theta_norms"] == lines[2]["theta_norms"] == lines[3]["theta_norms"]
     log = (tmp_path / "run" / "log.txt").read_text()
     assert log.count("the meta-gradient is not finite; theta stays as it is") == 2
@@ -276,6 +282,71 @@ def test_resume_at_any_meta_step_ends_with_the_same_bits(validated_run, tmp_path
     assert theta_digest(load(out / "best.mulo").theta) == theta_digest(
         load(validated_run / "best.mulo").theta
     )
+
+
+def fail_fsync(monkeypatch, calls):
+    """Makes these calls of `os.fsync`, counted from 0, fail as on a full disk; a checkpoint makes two."""
+    made, fsync = iter(range(10**6)), os.fsync
+
+    def full(descriptor):
+        if next(made) in calls:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_tried_again(whole_run, tmp_path, monkeypatch):
+    fail_fsync(monkeypatch, {0})
+    out = tmp_path / "run"
+    run(CONFIG, out, OPTIONS)
+    log = (out / "log.txt").read_text()
+    assert "meta-step 3: not saved." in log and "No space left on device" in log
+    assert RunDirectory(out).checkpoint_steps() == [8, 6]
+    assert digest(out) == digest(whole_run)
+
+
+def test_a_disk_that_stays_full_stops_the_run_in_one_line_and_keeps_the_checkpoints(
+    whole_run, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        fail_fsync(patch, set(range(2, 100)))
+        wanted = rf"No space left on device.*from meta-step 3 with: mulo-meta-train --resume {out}"
+        with pytest.raises(StorageError, match=wanted) as caught:
+            run(CONFIG, out, OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000003.mulo"]
+    resume(out, OPTIONS)
+    assert digest(out) == digest(whole_run)
+
+
+def test_metrics_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunDirectory, "metrics_path", Path("/dev/full"))
+    with pytest.raises(StorageError, match=r"No space left on device\. .* from meta-step 0"):
+        run(CONFIG, tmp_path / "run", OPTIONS)
+
+
+def test_a_damaged_best_theta_is_written_anew(validated_run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "LocalExecutor", StopAt(6))
+        run(VALIDATED, out, OPTIONS)
+    (out / "best.mulo").write_bytes(b"damaged")
+    resume(out, OPTIONS)
+    assert load(out / "best.mulo").provenance == load(validated_run / "best.mulo").provenance
+
+
+def test_curves_are_gone_on_with_without_being_asked_for_again(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboardX")
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(driver, "LocalExecutor", StopAt(4))
+        run(CONFIG, out, RunOptions(tensorboard=True))
+    (before,) = (out / "tensorboard").iterdir()
+    before.rename(before.with_suffix(".before"))  # event files are named by the second
+    resume(out)
+    assert len(list((out / "tensorboard").iterdir())) == 2
 
 
 def test_status_of_a_finished_a_running_and_a_beginning_run(whole_run, tmp_path):

@@ -4,9 +4,10 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from meta_train.config import PRESETS
-from meta_train.estimators import PES
+from meta_train.estimators import ANALYTIC, PES
 from meta_train.inner_loop import unroll_truncation
 from meta_train.objectives import bound_losses, loss_differences, scale_losses, select_steps
 from meta_train.perturbations import draw_perturbations, perturb
@@ -62,7 +63,32 @@ def test_one_exploding_particle_leaves_the_gradient_finite():
     program = program._replace(loss_bound=10.0)
     gradient, _, statistics = advance(program, theta, state, make_keys(1), empty_source())
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(gradient))
-    assert float(statistics.clipped_fraction) >= 1 / 8
+    assert float(statistics.clipped_fraction) == 1 / 8
+    assert float(statistics.nonfinite_fraction) == 1 / 8
+    assert not bool(statistics.lost)
+
+
+def test_a_loss_above_the_bound_is_clipped_and_is_finite():
+    program, theta, state = make_state()
+    program = program._replace(loss_bound=1e-3)
+    _, after, statistics = advance(program, theta, state, make_keys(1), empty_source())
+    assert float(statistics.clipped_fraction) == 1.0 and float(statistics.nonfinite_fraction) == 0.0
+    assert bool(statistics.lost) and bool(after.lost)
+
+
+def test_one_exploded_run_does_not_spoil_the_analytic_gradient():
+    trace = load_trace()
+    _, theta, _ = make_state()
+    program = make_program(trace, 0.01, 2, ANALYTIC)._replace(loss_bound=1e6)
+    state = reset(program, theta, jax.random.key(0), empty_source(), 0)
+    both, _, _ = advance(program, theta, state, make_keys(1), empty_source())
+    params = state.unrolls.params.at[0, 1].set(jnp.nan)
+    state = state._replace(unrolls=state.unrolls._replace(params=params))
+    one, _, statistics = advance(program, theta, state, make_keys(1), empty_source())
+    assert float(statistics.nonfinite_fraction) == 0.5
+    # The two runs are alike: the exploded one counts as zero.
+    for leaf, gradient in one.items():
+        assert float(gradient) == pytest.approx(float(both[leaf]) / 2, rel=1e-6)
 
 
 def test_a_slot_is_lost_when_its_last_particle_is():

@@ -78,3 +78,22 @@ def test_the_network_is_that_of_normalised_features_written_out(monkeypatch):
     ours = apply(monkeypatch, 8, shape, max_unrolled=8, block_size=10)
     expected = hidden[..., 0] * np.exp(EXP_MULT * hidden[..., 1])
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_reverse_mode_of_a_written_out_network_is_that_of_matrices_in_numbers_and_size(monkeypatch):
+    mlp = _mlp.init_mlp(jax.random.key(1), 8)
+    inputs, time = make_inputs((7, 5)), jnp.linspace(-1.0, 1.0, 11)
+
+    def gradient(max_unrolled):
+        monkeypatch.setattr(_mlp, "MAX_UNROLLED", max_unrolled)
+
+        def total(mlp):
+            return jnp.sum(_mlp.apply_mlp(mlp, *inputs, time, exp_mult=EXP_MULT) ** 2)
+
+        forward, both = (len(str(jax.make_jaxpr(f)(mlp))) for f in (total, jax.grad(total)))
+        return jax.grad(total)(mlp), forward, both
+
+    unrolled, forward_size, both_size = gradient(8)
+    matrices, _, matrices_size = gradient(0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), unrolled, matrices)
+    assert both_size < forward_size + matrices_size  # unit by unit it would be several times as much

@@ -1,0 +1,79 @@
+"""The meta-step: from the gradients of the slots to the next theta, and what is reported of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from meta_train.config import MetaTrainConfig
+from meta_train.meta_optimizer import learning_rate_schedule, make_meta_optimizer
+from mulo.optimizers.base import PyTree, Theta
+from mulo.optimizers.small_fc import effective_decays
+
+
+class UpdateStatistics(NamedTuple):
+    """What the update of theta reports."""
+
+    gradient_norm: jax.Array  # [], float32: before clipping
+    skipped: jax.Array  # [], bool: the gradient was not finite, nothing was updated
+    learning_rate: jax.Array  # [], float32: of this step, or what it would have been
+    theta_norms: dict[str, jax.Array]  # by leaf, such as "mlp/w0"
+    decays: dict[str, jax.Array]  # learned decays, such as "momentum/0"; empty if the optimizer has none
+
+
+def make_meta_update(config: MetaTrainConfig) -> Callable[..., tuple[Theta, PyTree, UpdateStatistics]]:
+    """The jitted meta-step: (theta, meta-optimizer state, slot gradients) -> the next two, what is reported.
+
+    The gradients are averaged in slot order, so that theta does not depend on who computed which. If
+    their mean is not finite, theta and the meta-optimizer's state stay as they are.
+    """
+    meta_optimizer, schedule = make_meta_optimizer(config), learning_rate_schedule(config)
+
+    @jax.jit
+    def update(theta, optimizer_state, gradients):
+        mean = jax.tree.map(lambda *slots: sum(slots[1:], slots[0]) / len(slots), *gradients)
+        norm = optax.tree.norm(mean)
+        finite = jnp.isfinite(norm)
+        updates, next_state = meta_optimizer.update(mean, optimizer_state, theta)
+        next_theta = optax.apply_updates(theta, updates)
+        next_theta, next_state = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), (next_theta, next_state), (theta, optimizer_state)
+        )
+        statistics = UpdateStatistics(
+            gradient_norm=norm,
+            skipped=~finite,
+            learning_rate=schedule(_steps_made(optimizer_state)),
+            theta_norms=_theta_norms(next_theta),
+            decays=_learned_decays(next_theta),
+        )
+        return next_theta, next_state, statistics
+
+    return update
+
+
+def _steps_made(optimizer_state: PyTree) -> jax.Array:
+    """Steps that the meta-optimizer has made; skipped ones are not among them. [], int32."""
+    (_, count), *_ = optax.tree.get_all_with_path(optimizer_state, "count")
+    return count
+
+
+def _theta_norms(theta: Theta) -> dict[str, jax.Array]:
+    """Euclidean norm of each leaf, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(theta)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): jnp.linalg.norm(jnp.ravel(leaf))
+        for path, leaf in leaves
+    }
+
+
+def _learned_decays(theta: Theta) -> dict[str, jax.Array]:
+    """Each running mean's decay, as theta has it now."""
+    if "decays" not in theta:
+        return {}
+    return {
+        f"{field}/{index}": decay
+        for field, decays in effective_decays(theta["decays"])._asdict().items()
+        for index, decay in enumerate(decays)
+    }

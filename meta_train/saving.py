@@ -1,0 +1,92 @@
+"""Checkpoints of a run, and the best theta beside them; and what happens when the disk does not take them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+
+from meta_train.config import MetaTrainConfig
+from meta_train.errors import StorageError
+from meta_train.executors.base import Executor
+from meta_train.export import export_theta
+from meta_train.resume_file import ResumeState, read_theta, write_resume_file
+from meta_train.run_directory import RunDirectory
+from mulo.checkpoint_file import load
+from mulo.errors import CheckpointError, InputError
+from mulo.optimizers.base import Theta
+
+
+class Saver(NamedTuple):
+    """Writes the checkpoints of one run."""
+
+    config: MetaTrainConfig
+    directory: RunDirectory
+    executor: Executor
+    keep: int  # newest checkpoints that stay
+
+    def save(self, state: ResumeState, meta_step: int) -> None:
+        """Writes a checkpoint, and removes those that are no longer needed.
+
+        Raises:
+          CheckpointError: it cannot be written; the earlier ones are still there.
+        """
+        state = state._replace(slot_states=self.executor.snapshot())
+        write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config)
+        self._export_best(state)
+        self.directory.prune(self.keep)
+
+    def _export_best(self, state: ResumeState) -> None:
+        """Writes the best theta so far, if there is one that is not written yet."""
+        best = state.best
+        if not np.isfinite(best.score) or self._is_written(float(best.score)):
+            return
+        export_theta(
+            self.directory.best_path,
+            self.config,
+            best.theta,
+            int(best.meta_step),
+            metrics_path=self.directory.metrics_path,
+            validation_score=float(best.score),
+        )
+
+    def _is_written(self, score: float) -> bool:
+        try:
+            return load(self.directory.best_path).provenance.get("validation_score") == score
+        except CheckpointError:  # none yet, or damaged
+            return False
+
+
+@contextmanager
+def storage_errors(directory: RunDirectory) -> Iterator[None]:
+    """Around everything that writes to a run: what the disk refuses ends it in one line.
+
+    Raises:
+      StorageError: something could not be written; says how to go on.
+    """
+    try:
+        yield
+    except (OSError, CheckpointError) as error:
+        what = str(error) if isinstance(error, CheckpointError) else f"{error.strerror or error}."
+        newest = next(iter(directory.checkpoint_steps()), 0)
+        raise StorageError(
+            f"{directory.path} cannot be written: {what} When that is mended, go on from meta-step {newest} "
+            f"with: mulo-meta-train --resume {directory.path}"
+        ) from error
+
+
+def newest_theta(directory: RunDirectory, config: MetaTrainConfig) -> tuple[int, Theta]:
+    """The theta of a run, and the number of meta-steps that it has had.
+
+    Raises:
+      InputError: nothing has been saved yet.
+      CheckpointError: what has been saved cannot be read.
+    """
+    if directory.theta_path.exists():
+        return config.meta_steps, load(directory.theta_path).theta
+    found = directory.read_newest(lambda path: read_theta(path, config), lambda _: None)
+    if found is None:
+        raise InputError(
+            f"{directory.path} has no checkpoint yet; they are written every few meta-steps and at the end."
+        )
+    return found
