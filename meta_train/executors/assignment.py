@@ -11,6 +11,9 @@ _WORTHWHILE = 0.85
 _LEAST_GAIN_SECONDS = 0.01
 """Nothing moves for less: what is quicker than that is mostly noise."""
 
+_MAX_TARGETS = 8
+"""Slots move to one of so many workers, those that are through first."""
+
 _OUTLIER = 4.0
 """One measurement counts as at most so many times the mean so far, and at least as that part of it."""
 
@@ -102,11 +105,18 @@ def _best_move(
     costs: Costs, owner: Mapping[int, int], seconds: Mapping[int, float]
 ) -> tuple[int, int] | None:
     """The best move of the worker that needs longest and has one that is worth it; `None` if nobody has."""
-    for source in sorted(seconds, key=lambda w: (-seconds[w], w)):
+    slots: dict[int, list[int]] = {}
+    for slot, worker_id in owner.items():
+        slots.setdefault(worker_id, []).append(slot)
+    by_load = sorted(seconds, key=lambda w: (seconds[w], w))
+    targets = by_load[:_MAX_TARGETS]
+    for source in reversed(by_load):
         best, best_seconds = None, min(_WORTHWHILE * seconds[source], seconds[source] - _LEAST_GAIN_SECONDS)
-        for slot in (slot for slot, worker_id in owner.items() if worker_id == source):
+        if best_seconds <= seconds[targets[0]]:
+            return None  # nor for any that needs less time
+        for slot in slots.get(source, ()):
             left = seconds[source] - costs.slot(slot) * costs.slowness(source)
-            for worker_id in seconds:
+            for worker_id in targets:
                 after = max(left, seconds[worker_id] + costs.slot(slot) * costs.slowness(worker_id))
                 if worker_id != source and after < best_seconds:
                     best, best_seconds = (slot, worker_id), after

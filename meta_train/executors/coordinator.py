@@ -183,9 +183,13 @@ class DistributedExecutor:
                 self._owner[slot] = worker_id
                 self._position.pop(slot, None)
             by_worker.setdefault(self._owner[slot], []).append(slot)
+        owned: dict[int, set[int]] = {worker_id: set() for worker_id in by_worker}
+        for slot, worker_id in self._owner.items():
+            if worker_id in owned:
+                owned[worker_id].add(slot)
         for worker_id, slots in by_worker.items():
             if self._crew.has(worker_id):
-                self._send(round_, ready[worker_id], sorted(slots))
+                self._send(round_, ready[worker_id], sorted(slots), frozenset(owned[worker_id]))
 
     def _find_worker(self, round_: _Round, slot: int, ready: dict[int, Member]) -> int | None:
         """The least busy worker that has not given an opinion on this slot."""
@@ -198,7 +202,7 @@ class DistributedExecutor:
             self._crew.dismiss(ready[worker_id], reason, failed=False)
         return None
 
-    def _send(self, round_: _Round, member: Member, slots: list[int]) -> None:
+    def _send(self, round_: _Round, member: Member, slots: list[int], owned: frozenset[int]) -> None:
         orders = []
         for slot in slots:
             start = None
@@ -207,7 +211,6 @@ class DistributedExecutor:
                 self._tally.replays += len(start.thetas)
             orders.append(Order(slot, start, slot in round_.return_states))
             round_.in_flight[slot] = member.worker_id
-        owned = frozenset(slot for slot, owner in self._owner.items() if owner == member.worker_id)
         request = Request(self._next_call, round_.meta_step, round_.theta, tuple(orders), owned)
         self._next_call += 1
         self._crew.submit(member, request, self._expected_seconds(member, request))
