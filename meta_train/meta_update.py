@@ -1,5 +1,6 @@
 """The meta-step: from the gradients of the slots to the next theta, and what is reported of it."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import optax
 
 from meta_train.config import MetaTrainConfig
 from meta_train.meta_optimizer import learning_rate_schedule, make_meta_optimizer
+from meta_train.programs import compiler_options
 from mulo.optimizers.base import PyTree, Theta
 from mulo.optimizers.small_fc import effective_decays
 
@@ -35,7 +37,7 @@ def make_meta_update(config: MetaTrainConfig) -> Callable[..., tuple[Theta, PyTr
     """
     meta_optimizer, schedule = make_meta_optimizer(config), learning_rate_schedule(config)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options())
     def update(theta, optimizer_state, gradients):
         mean = _mean_in_order(gradients)
         norm = optax.tree.norm(mean)

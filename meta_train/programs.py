@@ -28,6 +28,19 @@ def addressed_key(seed: int, purpose: str, slot_index: int = 0, meta_step: int =
     return jax.random.fold_in(jax.random.fold_in(key, slot_index), meta_step)
 
 
+def compiler_options() -> dict[str, str]:
+    """Options of `jax.jit` for all that decides theta: its bits are not to depend on the number of threads.
+
+    On CPUs XLA cuts large elementwise loops into a part for each thread, and compiles other vector code for
+    the rest of each part: the last bits then differ between machines of two and of four cores, and
+    between one process and workers of one thread. Without that pass they do not. Matrix products use all
+    threads as before.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+
+
 class CompiledProgram(NamedTuple):
     """The functions of all slots of one task."""
 
@@ -96,12 +109,13 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
 
 
 def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
-    jitted_reset = jax.jit(functools.partial(reset, program))
+    options = compiler_options()
+    jitted_reset = jax.jit(functools.partial(reset, program), compiler_options=options)
     return CompiledProgram(
         program=program,
         source=source,
         reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
-        advance=jax.jit(functools.partial(advance, program), donate_argnums=1),
+        advance=jax.jit(functools.partial(advance, program), donate_argnums=1, compiler_options=options),
     )
 
 
