@@ -69,6 +69,9 @@ class SleepingPool:
     def end(self, worker_id: int) -> None:
         """See `WorkerPool`."""
 
+    def publish(self, report: Any) -> None:
+        """See `WorkerPool`."""
+
     def close(self) -> None:
         """See `WorkerPool`."""
 

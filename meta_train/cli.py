@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -199,6 +200,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    except BrokenPipeError:  # as in `mulo-meta-train status RUN | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: stopped at once; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
         return 130

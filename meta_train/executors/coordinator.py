@@ -112,6 +112,7 @@ class DistributedExecutor:
         self._moves = self._moves or self._plan_moves()
         seconds, waited = self._clock() - began, self._crew.wait_seconds - waited
         self._tally.end(seconds, waited, self._places(), self._owner, self._crew.restarts)
+        self._crew.publish(self._tally.report())
         return [answers[slot].result for slot in slots]
 
     def snapshot(self) -> list[SlotState]:

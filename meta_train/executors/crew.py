@@ -4,7 +4,7 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from meta_train.errors import ExecutorError, InterruptedMetaStepError
 from meta_train.executors.messages import Answer, Facts, Request
@@ -171,6 +171,10 @@ class Crew:
         self._least = min(self._least, max(1, sum(p.offences < 2 for p in self._places)))
         if all(p.offences >= 2 for p in self._places):
             raise ExecutorError(f"All workers are quarantined. The last: {reason}")
+
+    def publish(self, report: dict[str, Any]) -> None:
+        """Shows what a meta-step was like to whoever watches the cluster."""
+        self._pool.publish(report)
 
     def close(self) -> None:
         """Ends all."""

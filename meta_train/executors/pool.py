@@ -1,6 +1,7 @@
 """What a pool of workers is: processes that can be started, asked and ended; they may die at any time."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 from meta_train.executors.messages import Answer, Facts, Request
 
@@ -62,6 +63,10 @@ class WorkerPool(Protocol):
 
     def end(self, worker_id: int) -> None:
         """Ends a worker, in whatever state it is; no event tells of it."""
+        ...
+
+    def publish(self, report: Mapping[str, Any]) -> None:
+        """Shows the entries of a meta-step to whoever watches the cluster, where somebody can."""
         ...
 
     def close(self) -> None:

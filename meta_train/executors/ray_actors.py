@@ -9,13 +9,14 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 from ray._private import services
+from ray.util.metrics import Gauge
 
 from meta_train.config import MetaTrainConfig
 from meta_train.errors import ExecutorError
@@ -36,6 +37,11 @@ _LOST_SECONDS = 6.0
 """Ray is lost when it has not answered for so long. Its own library ends this process after 60 s."""
 
 _SHUTDOWN_SECONDS = 10.0
+
+_PUBLISHED = (
+    *("num_workers", "worker_inner_steps_per_second", "worker_busy_fraction", "executor_seconds"),
+    *("driver_seconds", "restarts", "replays"),
+)
 
 
 class WorkerActor:
@@ -265,6 +271,7 @@ class RayPool:
         self._cluster, self._config, self._log_folder = cluster, config, log_folder
         self._actors: dict[int, Any] = {}
         self._refs: dict[Any, tuple[int, Callable[[int, Any], Event]]] = {}
+        self._gauges: dict[str, Gauge] = {}
         if log_folder is not None:
             log_folder.mkdir(exist_ok=True)
 
@@ -301,6 +308,21 @@ class RayPool:
         if actor is not None:
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor, no_restart=True)
+
+    def publish(self, report: Mapping[str, Any]) -> None:
+        """See `meta_train.executors.pool.WorkerPool`. Ray hands it to Prometheus where ray[default] is there."""
+        for name in _PUBLISHED:
+            value = report[name]
+            gauge = self._gauges.get(name)
+            if gauge is None:
+                tags = ("worker",) if isinstance(value, dict) else ()
+                gauge = Gauge(f"mulo_{name}", description=name.replace("_", " "), tag_keys=tags)
+                self._gauges[name] = gauge
+            if isinstance(value, dict):
+                for place, number in value.items():
+                    gauge.set(number, tags={"worker": place})
+            else:
+                gauge.set(value)
 
     def close(self) -> None:
         """See `meta_train.executors.pool.WorkerPool`."""

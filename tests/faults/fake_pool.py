@@ -115,6 +115,9 @@ class FakePool:
     def end(self, worker_id):
         self.workers[worker_id].alive = False
 
+    def publish(self, report):
+        self.published = report
+
     def close(self):
         self.closed = True
 

@@ -28,6 +28,14 @@ def test_under_nohup_a_hang_up_is_no_request():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_reader_that_leaves_a_command_is_no_error():
+    command = [sys.executable, "-m", "meta_train.cli", "config", "--preset", "quick"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (128 + signal.SIGPIPE, b"")
+
+
 def test_a_reader_that_leaves_does_not_end_the_run(tmp_path):
     program = (
         "import sys; from pathlib import Path; from meta_train.display import Display\n"

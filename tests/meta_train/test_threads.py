@@ -1,4 +1,4 @@
-"""Meta-gradients do not depend on the number of threads that XLA has. Without `compiler_options` it does, here."""
+"""Meta-gradients do not depend on how many threads XLA has. Without `compiler_options` they do, here."""
 
 import os
 import subprocess
