@@ -41,6 +41,17 @@ def compiler_options() -> dict[str, str]:
     return {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
 
 
+def jit(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` with `compiler_options`; inside another program the function itself: JAX allows no other."""
+    jitted = jax.jit(function, compiler_options=compiler_options(), **options)
+
+    def call(*arguments: Any) -> Any:
+        nested = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+        return function(*arguments) if nested else jitted(*arguments)
+
+    return call
+
+
 class CompiledProgram(NamedTuple):
     """The functions of all slots of one task."""
 
@@ -109,13 +120,12 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
 
 
 def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
-    options = compiler_options()
-    jitted_reset = jax.jit(functools.partial(reset, program), compiler_options=options)
+    jitted_reset = jit(functools.partial(reset, program))
     return CompiledProgram(
         program=program,
         source=source,
         reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
-        advance=jax.jit(functools.partial(advance, program), donate_argnums=1, compiler_options=options),
+        advance=jit(functools.partial(advance, program), donate_argnums=1),
     )
 
 

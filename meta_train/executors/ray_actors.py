@@ -310,7 +310,7 @@ class RayPool:
                 ray.kill(actor, no_restart=True)
 
     def publish(self, report: Mapping[str, Any]) -> None:
-        """See `meta_train.executors.pool.WorkerPool`. Ray hands it to Prometheus where ray[default] is there."""
+        """See `meta_train.executors.pool.WorkerPool`. Only `ray[default]` hands it on to Prometheus."""
         for name in _PUBLISHED:
             value = report[name]
             gauge = self._gauges.get(name)
