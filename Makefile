@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(or $(DEMO),runs/demo-$(shell date -u +%Y%m%d-%H%M%S))
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test test-faults lint lock clean
 
 help:
 	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
 	@echo "make test       run the tests"
+	@echo "make test-faults  run the tests that kill processes of whole runs"
 	@echo "make lint       run ruff"
 	@echo "make clean      remove $(VENV)"
 
@@ -27,6 +28,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# The tests marked fault: whole runs and clusters whose processes are killed.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -m fault
 
 lint: $(READY)
 	$(BIN)/ruff check .

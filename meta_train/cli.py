@@ -15,6 +15,8 @@ from meta_train.commands import COMMANDS
 from meta_train.config import PRESETS, MetaTrainConfig
 from meta_train.config_file import read_config_file, to_toml
 from meta_train.errors import StoppedError
+from meta_train.executors.clusters import open_cluster
+from meta_train.executors.options import WorkerOptions
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -24,6 +26,7 @@ examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
+  mulo-meta-train --preset paper-s --gpus 8 --out runs/c one worker on each GPU; the same theta as with one
   mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date
   mulo-meta-train config --preset quick                  all fields, as a file for --config
   mulo-meta-train digest runs/a                          SHA-256 of the run's theta
@@ -47,6 +50,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint-interval", type=int, default=100, help="meta-steps between two saves")
     parser.add_argument("--keep-checkpoints", type=int, default=2, help="newest checkpoints that are kept")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
+    _add_worker_flags(parser.add_argument_group("workers (they never decide theta; may change at --resume)"))
     group = parser.add_argument_group("configuration (default: the preset's)")
     for field in dataclasses.fields(MetaTrainConfig):
         group.add_argument(
@@ -57,6 +61,37 @@ def _make_parser() -> argparse.ArgumentParser:
             **_argument_type(field),
         )
     return parser
+
+
+_WORKER_FLAGS: dict[str, tuple[type, str]] = {
+    "workers": (int, "CPU workers, of one thread each"),
+    "gpus": (int, "GPUs to use, with a worker on each"),
+    "workers-per-gpu": (int, "workers that share a GPU, for small tasks (default: 1)"),
+    "address": (str, "Ray cluster to join (default: one is started, reachable from this machine only)"),
+    "min-workers": (int, "begin, and go on, with so many; use the others when they are there"),
+    "worker-timeout": (float, "seconds after which a silent worker is replaced; more where calls take long"),
+    "snapshot-interval": (int, "meta-steps between two snapshots of a slot: the most that is done again"),
+}
+
+
+def _add_worker_flags(group: Any) -> None:
+    for name, (kind, help_text) in _WORKER_FLAGS.items():
+        metavar = {int: "N", float: "SECONDS", str: "HOST:PORT"}[kind]
+        group.add_argument(f"--{name}", type=kind, metavar=metavar, default=argparse.SUPPRESS, help=help_text)
+    group.add_argument(
+        "--insecure", action="store_true", default=argparse.SUPPRESS, help="allow Ray without authentication"
+    )
+
+
+def _worker_options(arguments: argparse.Namespace) -> WorkerOptions | None:
+    names = [name.replace("-", "_") for name in (*_WORKER_FLAGS, "insecure")]
+    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    if not given:
+        return None
+    if not given.keys() & {"workers", "gpus", "address"}:
+        flag = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{flag} was given without --workers N or --gpus N: there would be no workers.")
+    return WorkerOptions(**given)
 
 
 def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
@@ -94,7 +129,7 @@ def _run(argv: Sequence[str]) -> int:
             raise InputError(f"--{flag_name} is {getattr(arguments, flag)}; wanted at least 1.")
     if arguments.resume is not None:
         _check_resume(arguments)
-        outcome_of = _resumer(arguments)
+        outcome = _train(arguments, None, arguments.resume)
     else:
         preset, config = _make_config(arguments)
         name = preset if arguments.config is None else arguments.config.stem
@@ -104,8 +139,7 @@ def _run(argv: Sequence[str]) -> int:
                 f"{out} exists already and is not overwritten. Go on with it by --resume {out}, or give "
                 "another --out."
             )
-        outcome_of = _runner(arguments, config, out)
-    outcome = outcome_of()
+        outcome = _train(arguments, config, out)
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
 
 
@@ -121,34 +155,36 @@ def _check_resume(arguments: argparse.Namespace) -> None:
         raise InputError(f"{arguments.resume} is not a run: it has no config.json. Start one with --out.")
 
 
-def _options(arguments: argparse.Namespace) -> Any:
+def _options(arguments: argparse.Namespace, workers: WorkerOptions | None) -> Any:
     from meta_train.driver import RunOptions
 
     return RunOptions(
         checkpoint_interval=arguments.checkpoint_interval,
         keep_checkpoints=arguments.keep_checkpoints,
         tensorboard=arguments.tensorboard,
+        workers=workers,
     )
 
 
-def _runner(arguments: argparse.Namespace, config: MetaTrainConfig, out: Path) -> Any:
-    from meta_train.driver import run
+def _train(arguments: argparse.Namespace, config: MetaTrainConfig | None, out: Path) -> Any:
+    """Begins a run, or goes on with one where there is no configuration."""
+    workers = _worker_options(arguments)
+    if workers is not None and workers.gpus:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of the driver: the GPUs are the workers'
+    with open_cluster(workers) as cluster:
+        from meta_train.driver import resume, run
 
-    return lambda: run(config, out, _options(arguments))
-
-
-def _resumer(arguments: argparse.Namespace) -> Any:
-    from meta_train.driver import resume
-
-    return lambda: resume(arguments.resume, _options(arguments))
+        options = _options(arguments, workers)
+        return resume(out, options, cluster) if config is None else run(config, out, options, cluster)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Returns:
-      0; 1 where a run had to stop (meta-gradients not finite for too long, a full disk); 2 after a mistake
-      in what was given; both said in one line; 128 + n where signal n stopped the run, which is saved.
+      0; 1 where a run had to stop (meta-gradients not finite for too long, a full disk, workers lost for
+      good); 2 after a mistake in what was given; both said in one line; 128 + n where signal n stopped the
+      run, which is saved.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     try:

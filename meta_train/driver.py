@@ -1,8 +1,9 @@
 """The outer loop: send theta, sum the slots' gradients in slot order, step; and save."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,14 +11,18 @@ import numpy as np
 
 from meta_train.config import MetaTrainConfig
 from meta_train.display import Display
-from meta_train.errors import DivergedError
+from meta_train.errors import DivergedError, ExecutorError, InterruptedMetaStepError
 from meta_train.executors.base import Executor
+from meta_train.executors.clusters import Cluster, open_cluster
+from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
+from meta_train.executors.options import WorkerOptions
+from meta_train.executors.worker import versions
 from meta_train.export import export_theta
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.meta_update import make_meta_update
 from meta_train.metrics import MetricsWriter
-from meta_train.programs import addressed_key, build_optimizer, build_programs
+from meta_train.programs import CompiledProgram, addressed_key, build_optimizer, build_programs, slot_shapes
 from meta_train.records import make_record
 from meta_train.resume_file import ResumeState, read_resume_file
 from meta_train.run_directory import RunDirectory
@@ -38,6 +43,7 @@ class RunOptions:
     checkpoint_interval: int = 100  # meta-steps
     keep_checkpoints: int = 2
     tensorboard: bool = False
+    workers: WorkerOptions | None = None  # None = all is computed in this process
 
 
 class RunOutcome(NamedTuple):
@@ -48,38 +54,56 @@ class RunOutcome(NamedTuple):
     signal_number: int | None  # what stopped it before its last meta-step; None = finished
 
 
-def run(config: MetaTrainConfig, out: Path, options: RunOptions | None = None) -> RunOutcome:
+def run(
+    config: MetaTrainConfig, out: Path, options: RunOptions | None = None, cluster: Cluster | None = None
+) -> RunOutcome:
     """Meta-trains from the beginning.
 
     Args:
       config: what decides theta.
       out: the run directory; must not exist.
-      options: how often to save, and the like.
+      options: how often to save, whether on workers, and the like.
+      cluster: what the workers of `options` run on; `None` = it is opened here, with JAX already there.
 
     Returns:
       Theta and whether the run was stopped by SIGINT or SIGTERM; then `resume` goes on with it.
 
     Raises:
-      InputError: `out` exists, or a data set is not there.
-      StoppedError: the disk is full, or meta-gradients have not been finite for too long.
+      InputError: `out` exists, a data set is not there, or the workers asked for cannot be had.
+      StoppedError: the disk is full, meta-gradients have not been finite for too long, or the workers are
+        lost and cannot be replaced; `resume` goes on from the last checkpoint.
     """
     programs = build_programs(config)
     theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
     state = _first_state(config, theta)
     validator = Validator(config) if config.validation_tasks else None
-    directory = RunDirectory.create(out, config)
-    with directory.lock():
-        executor = LocalExecutor(config, programs)
-        work = _Work(config, directory, executor, options or RunOptions(), validator)
-        return _train(work, state, 0)
+    options = options or RunOptions()
+    with _opened(cluster, options) as cluster:
+        directory = RunDirectory.create(out, config)
+        with directory.lock():
+            return _train(_Work(config, directory, programs, options, cluster, validator), state, 0)
+
+
+@contextlib.contextmanager
+def _opened(cluster: Cluster | None, options: RunOptions) -> Iterator[Cluster | None]:
+    if cluster is not None:
+        yield cluster
+        return
+    with open_cluster(options.workers) as cluster:
+        yield cluster
 
 
 def _first_state(config: MetaTrainConfig, theta: Theta) -> ResumeState:
     return ResumeState(theta, make_meta_optimizer(config).init(theta), slot_states=[], best=no_best(theta))
 
 
-def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
+def resume(out: Path, options: RunOptions | None = None, cluster: Cluster | None = None) -> RunOutcome:
     """Goes on with a run from its newest checkpoint, to the same bits as if it had never stopped.
+
+    Args:
+      out: the run directory.
+      options: as for `run`; they may be others than before.
+      cluster: as for `run`.
 
     Raises:
       InputError: `out` is not a run, or another process has it.
@@ -87,20 +111,19 @@ def resume(out: Path, options: RunOptions | None = None) -> RunOutcome:
       StoppedError: as for `run`.
     """
     directory, config = RunDirectory.open(out)
-    with directory.lock():
+    options = options or RunOptions()
+    with directory.lock(), _opened(cluster, options) as cluster:
         programs = build_programs(config)
-        executor = LocalExecutor(config, programs)
         theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
         state, meta_step = _first_state(config, theta), 0
         warnings: list[str] = []
         found = directory.read_newest(lambda path: read_resume_file(path, config, programs), warnings.append)
         if found is not None:
             meta_step, state = found
-            executor.restore(state.slot_states)
         with storage_errors(directory):
             directory.cut_metrics(meta_step)
         validator = Validator(config) if config.validation_tasks else None
-        work = _Work(config, directory, executor, options or RunOptions(), validator)
+        work = _Work(config, directory, programs, options, cluster, validator)
         return _train(work, state, meta_step, warnings)
 
 
@@ -109,14 +132,34 @@ class _Work(NamedTuple):
 
     config: MetaTrainConfig
     directory: RunDirectory
-    executor: Executor
+    programs: dict[str, CompiledProgram]
     options: RunOptions
+    cluster: Cluster | None
     validator: Validator | None
 
-    @property
-    def saver(self) -> Saver:
-        """Of this run's checkpoints."""
-        return Saver(self.config, self.directory, self.executor, self.options.keep_checkpoints)
+    def make_executor(self, say: Callable[[str], None], request: StopRequest) -> Executor:
+        """Where the slots are advanced."""
+        if self.cluster is None:
+            return LocalExecutor(self.config, self.programs)
+        assert self.options.workers is not None
+        return DistributedExecutor(
+            self.config,
+            self.cluster.make_pool(self.config, self.directory.path / "workers"),
+            self.options.workers,
+            say=say,
+            state_shapes=slot_shapes(self.config, self.programs),
+            stop=lambda: request.signal_number is not None,
+            versions=versions(),
+        )
+
+    def last_checkpoint(self) -> str:
+        """The newest checkpoint, for people."""
+        steps = self.directory.checkpoint_steps()
+        return str(self.directory.checkpoint_path(steps[0])) if steps else "none: nothing had been saved yet"
+
+    def how_to_go_on(self) -> str:
+        """The last sentence of every message with which a run ends early."""
+        return f"Go on with: mulo-meta-train --resume {self.directory.path}"
 
 
 def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequence[str] = ()) -> RunOutcome:
@@ -129,6 +172,8 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
         Display(directory.log_path, config.meta_steps, first_meta_step) as display,
         MetricsWriter(directory.metrics_path, board, first_meta_step) as metrics,
         stop_on_signals() as request,
+        _executor_errors(work, display.say),
+        work.make_executor(display.say, request) as executor,
     ):
         for warning in warnings:
             display.say(warning)
@@ -136,8 +181,11 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
             f"{directory.path}: meta-steps {first_meta_step} to {config.meta_steps}, "
             f"{len(config.slots())} slots"
         )
-        progress = _Progress(display, metrics, request)
-        state, meta_step = _take_meta_steps(work, state, first_meta_step, progress)
+        if state.slot_states:
+            executor.restore(state.slot_states, first_meta_step)
+        saver = Saver(config, directory, executor, work.options.keep_checkpoints)
+        progress = _Progress(executor, saver, display, metrics, request)
+        state, meta_step, saved_at = _take_meta_steps(work, state, first_meta_step, progress)
         finished = meta_step == config.meta_steps
         if finished:
             export_theta(
@@ -145,16 +193,32 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
             )
             display.say(f"Finished. The trained optimizer is {directory.theta_path}")
         else:
+            saved = saved_at == meta_step
+            what = "all is saved." if saved else f"the last checkpoint is {work.last_checkpoint()}."
             display.say(
-                f"Stopped by signal {request.signal_number} after {meta_step} meta-steps; all is saved. "
-                f"Go on with: mulo-meta-train --resume {directory.path}"
+                f"Stopped by signal {request.signal_number} after {meta_step} meta-steps; {what} "
+                f"{work.how_to_go_on()}"
             )
     return RunOutcome(state.theta, meta_step, None if finished else request.signal_number)
 
 
-class _Progress(NamedTuple):
-    """Where the outer loop tells what it does."""
+@contextlib.contextmanager
+def _executor_errors(work: _Work, say: Callable[[str], None]) -> Iterator[None]:
+    """What ends a run because of its workers is said with the last checkpoint and how to go on."""
+    try:
+        yield
+    except ExecutorError as error:
+        message = f"{work.directory.path}: {error} The last checkpoint is {work.last_checkpoint()}. "
+        message += work.how_to_go_on()
+        say(message)
+        raise ExecutorError(message) from error
 
+
+class _Progress(NamedTuple):
+    """What the outer loop asks, and where it tells what it does."""
+
+    executor: Executor
+    saver: Saver
     display: Display
     metrics: MetricsWriter
     request: StopRequest
@@ -162,45 +226,57 @@ class _Progress(NamedTuple):
 
 def _take_meta_steps(
     work: _Work, state: ResumeState, meta_step: int, progress: _Progress
-) -> tuple[ResumeState, int]:
-    """The outer loop. Returns the state and the number of meta-steps made; both have been saved."""
+) -> tuple[ResumeState, int, int]:
+    """The outer loop. Returns the state, the number of meta-steps made, and that after which it was saved."""
     config, update, saved_at = work.config, make_meta_update(work.config), meta_step
     num_skipped = 0  # in a row
-    while meta_step < config.meta_steps and progress.request.signal_number is None:
-        began = time.monotonic()
-        results = work.executor.advance(state.theta, meta_step)
-        theta, optimizer_state, statistics = update(
-            state.theta, state.meta_optimizer_state, [result.gradient for result in results]
-        )
-        state = state._replace(theta=theta, meta_optimizer_state=optimizer_state)
-        statistics.gradient_norm.block_until_ready()
-        record = make_record(config, meta_step, results, statistics, time.monotonic() - began)
-        meta_step += 1
-        if is_due(config, meta_step):
-            state, scores = _validate(work, state, meta_step)
-            record.update(scores)
-            progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
-        if np.isfinite(state.best.score):
-            record |= {
-                "best_score": float(state.best.score),
-                "best_meta_step": int(state.best.meta_step),
-            }
-        progress.metrics.write(record)
-        progress.display.step(meta_step, record)
-        num_skipped = num_skipped + 1 if record["skipped"] else 0
-        if num_skipped:
-            _say_skipped(work, progress.display, meta_step, num_skipped)
-        elif meta_step % work.options.checkpoint_interval == 0 and _save(work, state, meta_step, progress):
+    try:
+        while meta_step < config.meta_steps and progress.request.signal_number is None:
+            began = time.monotonic()
+            results = progress.executor.advance(state.theta, meta_step)
+            theta, optimizer_state, statistics = update(
+                state.theta, state.meta_optimizer_state, [result.gradient for result in results]
+            )
+            state = state._replace(theta=theta, meta_optimizer_state=optimizer_state)
+            statistics.gradient_norm.block_until_ready()
+            record = make_record(config, meta_step, results, statistics, time.monotonic() - began)
+            meta_step += 1
+            state = _note(work, state, meta_step, record, progress)
+            num_skipped = num_skipped + 1 if record["skipped"] else 0
+            if num_skipped:
+                _say_skipped(work, progress.display, meta_step, num_skipped)
+            elif meta_step % work.options.checkpoint_interval == 0 and _save(
+                work, state, meta_step, progress
+            ):
+                saved_at = meta_step
+        if saved_at != meta_step:
+            progress.saver.save(state, meta_step)
             saved_at = meta_step
-    if saved_at != meta_step:
-        work.saver.save(state, meta_step)
-    return state, meta_step
+    except InterruptedMetaStepError as error:
+        progress.display.say(str(error))
+    return state, meta_step, saved_at
+
+
+def _note(
+    work: _Work, state: ResumeState, meta_step: int, record: dict[str, Any], progress: _Progress
+) -> ResumeState:
+    """Validates where it is due, and writes what is known of a meta-step."""
+    record |= progress.executor.report()
+    if is_due(work.config, meta_step):
+        state, scores = _validate(work, state, meta_step)
+        record |= scores
+        progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
+    if np.isfinite(state.best.score):
+        record |= {"best_score": float(state.best.score), "best_meta_step": int(state.best.meta_step)}
+    progress.metrics.write(record)
+    progress.display.step(meta_step, record)
+    return state
 
 
 def _save(work: _Work, state: ResumeState, meta_step: int, progress: _Progress) -> bool:
     """Saves on the way. A disk that does not take it is told of, and tried again with the next checkpoint."""
     try:
-        work.saver.save(state, meta_step)
+        progress.saver.save(state, meta_step)
     except (CheckpointError, OSError) as error:
         progress.display.say(
             f"meta-step {meta_step}: not saved. {error} The run goes on, the checkpoints of before are kept, "
@@ -228,12 +304,10 @@ def _say_skipped(work: _Work, display: Display, meta_step: int, num_skipped: int
     if num_skipped < MAX_SKIPPED:
         return
     # No checkpoint is written while steps are skipped: the newest is from before.
-    steps = work.directory.checkpoint_steps()
-    good = work.directory.checkpoint_path(steps[0]) if steps else "none: nothing had been saved yet"
     message = (
         f"{work.directory.path}: the meta-gradient was not finite in {MAX_SKIPPED} meta-steps in a row, up "
-        f"to meta-step {meta_step}. The last good checkpoint is {good}. Start again with a smaller "
-        "--learning-rate, --loss-bound or --max-horizon."
+        f"to meta-step {meta_step}. The last good checkpoint is {work.last_checkpoint()}. Start again with a "
+        "smaller --learning-rate, --loss-bound or --max-horizon."
     )
     display.say(message)
     raise DivergedError(message)

@@ -11,3 +11,11 @@ class DivergedError(StoppedError):
 
 class StorageError(StoppedError):
     """The run's directory cannot be written any more."""
+
+
+class ExecutorError(StoppedError):
+    """The workers cannot go on; what has been checkpointed is there."""
+
+
+class InterruptedMetaStepError(RuntimeError):
+    """The run was asked to stop, and the meta-step under way did not come to its end in time."""

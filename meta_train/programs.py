@@ -28,6 +28,30 @@ def addressed_key(seed: int, purpose: str, slot_index: int = 0, meta_step: int =
     return jax.random.fold_in(jax.random.fold_in(key, slot_index), meta_step)
 
 
+def compiler_options() -> dict[str, str]:
+    """Options of `jax.jit` for all that decides theta: its bits are not to depend on the number of threads.
+
+    On CPUs XLA cuts large elementwise loops into a part for each thread, and compiles other vector code for
+    the rest of each part: the last bits then differ between machines of two and of four cores, and
+    between one process and workers of one thread. Without that pass they do not. Matrix products use all
+    threads as before.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+
+
+def jit(function: Callable, **options: Any) -> Callable:
+    """`jax.jit` with `compiler_options`; inside another program the function itself: JAX allows no other."""
+    jitted = jax.jit(function, compiler_options=compiler_options(), **options)
+
+    def call(*arguments: Any) -> Any:
+        nested = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments))
+        return function(*arguments) if nested else jitted(*arguments)
+
+    return call
+
+
 class CompiledProgram(NamedTuple):
     """The functions of all slots of one task."""
 
@@ -96,10 +120,20 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
 
 
 def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
-    jitted_reset = jax.jit(functools.partial(reset, program))
+    jitted_reset = jit(functools.partial(reset, program))
     return CompiledProgram(
         program=program,
         source=source,
         reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
-        advance=jax.jit(functools.partial(advance, program), donate_argnums=1),
+        advance=jit(functools.partial(advance, program), donate_argnums=1),
     )
+
+
+def slot_shapes(config: MetaTrainConfig, programs: dict[str, CompiledProgram]) -> dict[str, Any]:
+    """What the state of each task's slots looks like: trees of `jax.ShapeDtypeStruct`. Computes nothing."""
+
+    def reset(task: str) -> Any:
+        theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
+        return programs[task].reset(theta, addressed_key(config.seed, "reset"))
+
+    return {task: jax.eval_shape(functools.partial(reset, task)) for task in config.tasks}

@@ -37,6 +37,19 @@ class RunStatus:
     checkpoint_seconds: float | None  # since it was written
     best_score: float | None
     best_meta_step: int | None
+    workers: dict[str, "WorkerStatus"]  # by place; empty where all is computed in one process
+    restarts: int  # workers replaced, slots' truncations done again: by the process that runs now
+    replays: int
+    driver_fraction: float | None  # of the time: the driver's own work, when nobody is waited for
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorkerStatus:
+    """One worker, over the last meta-steps."""
+
+    slots: int
+    inner_steps_per_second: float | None  # while it computes
+    busy_fraction: float | None  # of the time: computing; the rest it waits
 
 
 def read_status(path: Path) -> RunStatus:
@@ -74,7 +87,30 @@ def read_status(path: Path) -> RunStatus:
         checkpoint_seconds=age,
         best_score=last.get("best_score"),
         best_meta_step=last.get("best_meta_step"),
+        workers=_workers(recent),
+        restarts=last.get("restarts", 0),
+        replays=last.get("replays", 0),
+        driver_fraction=_ratio(recent, "driver_seconds", "executor_seconds"),
     )
+
+
+def _workers(recent: list[dict[str, Any]]) -> dict[str, WorkerStatus]:
+    """Those of the last record."""
+    fields = ("worker_inner_steps_per_second", "worker_busy_fraction")
+    by_field = [[record.get(field, {}) for record in recent] for field in fields]
+    return {
+        place: WorkerStatus(
+            slots=num_slots,
+            inner_steps_per_second=_mean(by_field[0], place),
+            busy_fraction=_mean(by_field[1], place),
+        )
+        for place, num_slots in (recent[-1].get("worker_slots", {}) if recent else {}).items()
+    }
+
+
+def _ratio(records: list[dict[str, Any]], name: str, of: str) -> float | None:
+    part, whole = _mean(records, name), _mean(records, of)
+    return part / whole if part is not None and whole else None
 
 
 def _last_records(path: Path) -> list[dict[str, Any]]:
@@ -122,6 +158,7 @@ def format_status(status: RunStatus) -> str:
         lines.append(f"  clipped losses    {status.clipped_fraction:.2%}")
         lines.append(f"    not finite      {status.nonfinite_fraction or 0.0:.2%}")
         lines.append(f"  skipped steps     {status.skipped}")
+    lines += _worker_lines(status)
     if status.best_score is not None:
         lines.append(f"  best validation   {status.best_score:.4f} after meta-step {status.best_meta_step}")
     if status.checkpoint is None:
@@ -131,6 +168,24 @@ def format_status(status: RunStatus) -> str:
     if status.state == "stopped":
         lines.append(f"  go on with        mulo-meta-train --resume {status.path}")
     return "\n".join(lines)
+
+
+def _worker_lines(status: RunStatus) -> list[str]:
+    if not status.workers:
+        return []
+    lines = [f"  workers           {len(status.workers)}"]
+    for place, worker in status.workers.items():
+        speed = (
+            "none yet" if worker.inner_steps_per_second is None else f"{worker.inner_steps_per_second:,.0f}"
+        )
+        lines.append(
+            f"    worker {place:15} {worker.slots} slots, {speed} inner steps/s, computing "
+            f"{worker.busy_fraction or 0:.0%} and waiting {1 - (worker.busy_fraction or 0):.0%} of the time"
+        )
+    lines.append(f"  restarts          {status.restarts}")
+    lines.append(f"  replays           {status.replays} truncations of a slot done again")
+    lines.append(f"  driver busy       {status.driver_fraction or 0:.0%} of the time")
+    return lines
 
 
 def _duration(seconds: float | None) -> str:

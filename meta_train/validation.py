@@ -12,7 +12,7 @@ import optax
 from eval_tasks.task import Task
 from meta_train.config import MetaTrainConfig
 from meta_train.objectives import LOG_FLOOR, bound_losses
-from meta_train.programs import addressed_key, build_optimizer, build_tasks
+from meta_train.programs import addressed_key, build_optimizer, build_tasks, compiler_options
 from mulo.optimizers.base import Theta
 
 
@@ -82,7 +82,7 @@ def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax
         losses = jax.lax.scan(step, carry, jnp.arange(config.validation_steps))[1]
         return jnp.mean(bound_losses(losses, bound)[0][-num_last:])
 
-    return jax.jit(jax.vmap(run, in_axes=(None, None, 0)))
+    return jax.jit(jax.vmap(run, in_axes=(None, None, 0)), compiler_options=compiler_options())
 
 
 def is_due(config: MetaTrainConfig, meta_step: int) -> bool:

@@ -1,9 +1,17 @@
-"""What an executor is: it owns the slots and advances all of them by one truncation when asked."""
+"""What an executor is: it owns the slots and advances all of them by one truncation when asked.
 
-from typing import NamedTuple, Protocol
+Imports no JAX: Ray is to be started before it (see `meta_train.executors.clusters`).
+"""
 
-from meta_train.slot import SlotState, SlotStatistics
-from mulo.optimizers.base import Theta
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from meta_train.slot import SlotState, SlotStatistics
+    from mulo.optimizers.base import Theta
 
 
 class SlotResult(NamedTuple):
@@ -18,13 +26,27 @@ class Executor(Protocol):
     """The contract. The answers depend on configuration, theta and meta-step, never on who computes them."""
 
     def advance(self, theta: Theta, meta_step: int) -> list[SlotResult]:
-        """Advances every slot by one truncation; answers in slot order."""
+        """Advances every slot by one truncation; answers in slot order.
+
+        Raises:
+          ExecutorError: it cannot go on, whatever was tried.
+        """
         ...
 
     def snapshot(self) -> list[SlotState]:
         """The state of every slot, as NumPy arrays, in slot order."""
         ...
 
-    def restore(self, slot_states: list[SlotState]) -> None:
-        """Goes on from a snapshot."""
+    def restore(self, slot_states: list[SlotState], meta_step: int) -> None:
+        """Goes on from a snapshot that was taken before meta-step `meta_step`."""
         ...
+
+    def report(self) -> dict[str, Any]:
+        """What it has to say of the last meta-step: entries of the metrics, numbers and dicts of numbers."""
+        ...
+
+    def __enter__(self) -> Executor: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -34,7 +34,7 @@ def test_a_slot_lost_to_nan_begins_a_new_run_and_the_others_go_on(estimator):
     theta = build_optimizer(config).init_theta(jax.random.key(0))
     executor.advance(theta, 0)
     first, second = executor.snapshot()
-    executor.restore([lose(first), second])
+    executor.restore([lose(first), second], 1)
     results = executor.advance(theta, 1)
     assert [float(result.statistics.clipped_fraction) for result in results] == [1.0, 0.0]
     assert [bool(state.lost) for state in executor.snapshot()] == [True, False]
@@ -51,7 +51,7 @@ def test_a_reused_perturbation_is_that_of_the_run_that_began_last():
     theta = build_optimizer(CONFIG).init_theta(jax.random.key(0))
     executor.advance(theta, 0)
     lost = [lose(state) for state in executor.snapshot()]
-    executor.restore(lost)
+    executor.restore(lost, 1)
     executor.advance(theta, 1)
     gradients = [executor.advance(theta, meta_step)[0].gradient for meta_step in (2, 3)]
     # One pair: each gradient is a multiple of the perturbation.

@@ -1,0 +1,242 @@
+"""Faults of real processes: theta is that of the local executor, to the bit. One cluster for all tests."""
+
+import contextlib
+import dataclasses
+import os
+import signal
+import threading
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+from meta_train.executors.clusters import open_cluster
+from meta_train.executors.coordinator import DistributedExecutor
+from meta_train.executors.local import LocalExecutor
+from meta_train.executors.options import WorkerOptions
+from meta_train.executors.pool import Ready
+from meta_train.executors.worker import versions
+from meta_train.meta_update import make_meta_update
+from meta_train.programs import build_programs, slot_shapes
+from tests.faults.test_coordinator import CONFIG, train
+
+ray_actors = pytest.importorskip("meta_train.executors.ray_actors")
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking after JAX; the command line starts Ray first
+        with open_cluster(WorkerOptions(workers=1)) as cluster:
+            yield cluster
+
+
+@pytest.fixture(scope="module")
+def programs():
+    return build_programs(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def update():
+    return make_meta_update(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def quiet(programs, update):
+    return train(LocalExecutor(CONFIG, programs), update)
+
+
+class FaultyActor(ray_actors.WorkerActor):
+    """The worker in place 0 misbehaves, from meta-step 5 on, until it is replaced."""
+
+    def __init__(self, log_path):
+        super().__init__(log_path)
+        self._is_first = "worker-0-0" in log_path
+
+    def carry_out(self, request):
+        answer = super().carry_out(request)
+        if not self._is_first or request.meta_step < 5 or request.theta is None:
+            return answer
+        return self.spoil(answer)
+
+
+class NaNActor(FaultyActor):
+    def spoil(self, answer):
+        return change(answer, lambda leaf: np.full_like(leaf, np.nan))
+
+
+class MisshapenActor(FaultyActor):
+    def spoil(self, answer):
+        return change(answer, lambda leaf: leaf[None])
+
+
+class SlowActor(FaultyActor):
+    def spoil(self, answer):
+        time.sleep(0.1 * len(answer.slots))
+        slots = {slot: a._replace(seconds=a.seconds + 0.1) for slot, a in answer.slots.items()}
+        return answer._replace(slots=slots)
+
+
+def change(answer, do):
+    slots = {
+        slot: a._replace(result=a.result._replace(gradient=jax.tree.map(do, a.result.gradient)))
+        for slot, a in answer.slots.items()
+    }
+    return answer._replace(slots=slots)
+
+
+class StruckPool(ray_actors.RayPool):
+    """Freezes the workers of some places just before a call of some meta-step; then may kill them."""
+
+    def __init__(self, *arguments, strikes=(), kill=True):
+        super().__init__(*arguments)
+        self.pids, self.struck = {}, []
+        self._places, self._strikes, self._kill = {}, list(strikes), kill
+
+    def start(self, worker_id, place):
+        self._places[worker_id] = place
+        super().start(worker_id, place)
+
+    def poll(self, timeout):
+        events = super().poll(timeout)
+        self.pids |= {event.worker_id: event.facts.pid for event in events if isinstance(event, Ready)}
+        return events
+
+    def submit(self, worker_id, request):
+        strike = (request.meta_step, self._places[worker_id])
+        if strike not in self._strikes:
+            return super().submit(worker_id, request)
+        self._strikes.remove(strike)
+        self.struck.append(self.pids[worker_id])
+        os.kill(self.pids[worker_id], signal.SIGSTOP)
+        super().submit(worker_id, request)
+        if self._kill:
+            os.kill(self.pids[worker_id], signal.SIGKILL)
+        return None
+
+
+class Setting:
+    """A distributed executor on the cluster."""
+
+    def __init__(self, cluster, programs, folder, num_workers, actor_class=None, config=CONFIG, **options):
+        strikes, kill = options.pop("strikes", ()), options.pop("kill", True)
+        self.said = []
+        self.pool = StruckPool(cluster, config, folder, strikes=strikes, kill=kill)
+        self.pool.actor_class = actor_class or ray_actors.WorkerActor
+        self.executor = DistributedExecutor(
+            config,
+            self.pool,
+            WorkerOptions(workers=num_workers, **{"snapshot_interval": 4} | options),
+            say=self.said.append,
+            state_shapes=slot_shapes(config, programs),
+            versions=versions(),
+        )
+
+    def heard(self, text):
+        return [line for line in self.said if text in line]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_theta_does_not_depend_on_the_number_of_workers(
+    cluster, programs, update, quiet, tmp_path, num_workers
+):
+    setting = Setting(cluster, programs, tmp_path, num_workers)
+    with setting.executor as executor:
+        assert train(executor, update) == quiet
+    assert executor.report()["restarts"] == executor.report()["replays"] == 0
+    logs = [path.read_text() for path in tmp_path.iterdir()]
+    assert len(logs) == num_workers and all("ready: Facts" in log for log in logs)
+
+
+@pytest.mark.parametrize("places", [(0,), (0, 1)], ids=["one of two", "both at once"])
+def test_workers_are_killed_with_slots_under_way(cluster, programs, update, quiet, tmp_path, places):
+    setting = Setting(cluster, programs, tmp_path, 2, strikes=[(6, place) for place in places])
+    with setting.executor as executor:
+        assert train(executor, update) == quiet
+    assert len(setting.pool.struck) == len(places)
+    assert executor.report()["restarts"] == len(places)
+    assert executor.report()["replays"] > 0
+
+
+def test_a_frozen_worker_is_ended_and_replaced(cluster, programs, update, quiet, tmp_path):
+    setting = Setting(
+        cluster, programs, tmp_path, 2, strikes=[(6, 1)], kill=False, worker_timeout=1.0, min_workers=1
+    )
+    with setting.executor as executor:
+        assert train(executor, update) == quiet
+        (line,) = setting.heard("it hangs")
+        assert "worker 1" in line
+        assert_gone(setting.pool.struck[0])
+
+
+def assert_gone(pid):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    raise AssertionError("the frozen process is still there")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("actor_class", [NaNActor, MisshapenActor])
+def test_a_worker_whose_answers_cannot_be_right_is_quarantined(
+    cluster, programs, update, quiet, tmp_path, actor_class
+):
+    setting = Setting(cluster, programs, tmp_path, 2, actor_class)
+    with setting.executor as executor:
+        assert train(executor, update) == quiet
+    (line,) = setting.heard("quarantined")
+    assert "worker 0" in line
+
+
+@pytest.mark.fault
+def test_slots_of_a_slow_worker_move(cluster, programs, update, quiet, tmp_path):
+    setting = Setting(cluster, programs, tmp_path, 2, SlowActor)
+    with setting.executor as executor:
+        assert train(executor, update) == quiet
+    assert executor.report()["worker_slots"]["0"] < executor.report()["worker_slots"]["1"]
+    assert executor.report()["replays"] == 0
+
+
+@pytest.mark.fault
+def test_a_worker_is_killed_in_the_middle_of_a_computation(cluster, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, batch_size=64, truncation_length=600, min_horizon=600, max_horizon=1800, meta_steps=3
+    )
+    programs, update = build_programs(config), make_meta_update(config)
+    expected = train(LocalExecutor(config, programs), update, range(3))
+    setting = Setting(cluster, programs, tmp_path, 2, config=config)
+
+    def strike(meta_step):
+        if meta_step == 1:
+            threading.Timer(0.15, os.kill, (setting.pool.pids[0], signal.SIGKILL)).start()
+
+    with setting.executor as executor:
+        assert train(executor, update, range(3), after=strike) == expected
+        assert executor.report()["restarts"] == 1
+
+
+def test_ray_listens_on_loopback_only(cluster):
+    """Every listening socket of this process and of all that it has started."""
+    psutil = pytest.importorskip("psutil")
+    me, sockets = psutil.Process(), []
+    for process in (me, *me.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a worker of the test before
+            sockets += [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert len(sockets) > 3
+    assert set(sockets) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert cluster.folder is not None
+
+
+def test_ray_asks_for_a_token_of_this_cluster(cluster):
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    token = cluster.folder / "token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert cluster.folder.stat().st_mode & 0o777 == 0o700
