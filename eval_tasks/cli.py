@@ -23,6 +23,7 @@ examples:
   mulo-eval --suite wide --optimizer runs/a --optimizer adamw   against tuned AdamW only
   mulo-eval --suite wide --optimizer runs/a --out results/a     the same again goes on where it was stopped
   mulo-eval data                                                which data sets are there
+  mulo-eval coord-check --task mlp-w64-d3_digits                does every layer change as much at any width?
 """
 _SUITE_FLAGS = {
     "base_width": "width that the suite's widths are multiples of (default: the checkpoint's largest)",
@@ -134,6 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{_PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
+        if argv[:1] and argv[0] in COMMANDS:
+            print(f"{_PROGRAM}: interrupted.", file=sys.stderr)  # noqa: T201
+            return 130
         # The default folder is named by the time: to go on, it must be given.
         has_out = any(word.split("=")[0] == "--out" for word in argv)
         again = shlex.join(argv if has_out or out is None else [*argv, "--out", str(out)])

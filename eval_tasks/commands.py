@@ -1,4 +1,4 @@
-"""The commands of `mulo-eval` beside the evaluation itself: data. Each imports JAX only if it needs it."""
+"""The commands of `mulo-eval` beside the evaluation itself: data, coord-check. Each imports JAX only if it needs it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -54,8 +54,9 @@ def _coord_check(argv: Sequence[str]) -> int:
     check = check_task(settings, optimizer)
     title = settings.title(arguments.optimizer)
     path = arguments.out or Path(f"coord-check-{task.model}.png")
+    print(f"{title}\n\n{check.table()}")  # noqa: T201
     draw_coordinate_check(check, title, path)
-    print(f"{title}\n\n{check.table()}\n\nfigure: {path}")  # noqa: T201
+    print(f"\nfigure: {path}")  # noqa: T201
     return 0 if check.passed else 1
 
 

@@ -61,7 +61,7 @@ def baseline_contender(name: str, baseline: Baseline) -> Contender:
         label=name,
         parametrization=baseline.parametrization,
         config={"name": "adamw", **numbers},
-        program="adamw",
+        program=f"adamw {baseline.b1} {baseline.b2} {baseline.eps}",
         make=lambda task: make_adamw(baseline, task),
         make_setting=make_setting,
         map_settings=True,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval_tasks.contenders import Contender
-from eval_tasks.data.source import DataSource
+from eval_tasks.data.source import Source
 from eval_tasks.runs import Record, ResultStore, Run
 from eval_tasks.suites import Suite
 from eval_tasks.task import Task, make_task
@@ -56,7 +56,7 @@ class Evaluation:
       progress: told of every call.
     """
 
-    def __init__(self, suite: Suite, source: DataSource, store: ResultStore, progress: Progress):
+    def __init__(self, suite: Suite, source: Source, store: ResultStore, progress: Progress):
         self.suite, self.source, self.store, self.progress = suite, source, store, progress
         self._reported: set[str] = set()
         self._tasks: dict[tuple[int, str], Task] = {}
@@ -168,7 +168,7 @@ class Evaluation:
         )
 
 
-def _make_record(run: Run, outcome: Outcome, wall_seconds: float, source: DataSource) -> Record:
+def _make_record(run: Run, outcome: Outcome, wall_seconds: float, source: Source) -> Record:
     """The line of one run; numbers that are not finite become null."""
     diverged = not (np.all(np.isfinite(outcome.losses)) and np.isfinite(outcome.validation_loss))
     last = outcome.losses[-math.ceil(run.num_steps / 10) :]
@@ -197,7 +197,7 @@ def _number(value: Any) -> float | None:
 
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-    for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "numpy"):
+    for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "flax", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed

@@ -48,7 +48,7 @@ class Task:
     accuracy: Callable[[Any, jax.Array, Any], jax.Array] | None  # `None` where there is nothing to count
     source: Any  # of the data sets here: an `eval_tasks.data.source.Source`; else any pytree of arrays
     mup: MuP  # `mulo.mup.STANDARD` in SP
-    guessing_loss: float  # of a network that has learned nothing: log(number of classes)
+    guessing_loss: float  # of a network that has learned nothing, as in `eval_tasks.objectives`
     draw_batch: DrawBatch = draw_batch
     # What follows need not be given by a task without running averages.
     init_state: Callable[[], Any] = dict  # -> state: running averages before training

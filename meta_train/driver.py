@@ -287,7 +287,7 @@ def _save(work: _Work, state: ResumeState, meta_step: int, progress: _Progress) 
 
 
 def _validate(work: _Work, state: ResumeState, meta_step: int) -> tuple[ResumeState, dict[str, Any]]:
-    """Scores theta; if it is the best so far, keeps it and writes it."""
+    """Scores theta; if it is the best so far, keeps it: the next save writes it."""
     assert work.validator is not None
     score, task_losses = work.validator(state.theta)
     best = better(state.best, score, meta_step, state.theta)

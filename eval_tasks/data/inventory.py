@@ -113,7 +113,10 @@ def _content(name: str, files: FileSet, paths: list[Path]) -> str:
 def _checksum(files: FileSet, paths: list[Path]) -> str:
     if not paths:
         return ""
-    published = {path.name: is_published(path, files) for path in paths}
+    try:
+        published = {path.name: is_published(path, files) for path in paths}
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
     differing = [name for name, same in published.items() if same is False]
     if differing:
         verb = "differ from the published files" if len(differing) > 1 else "differs from the published file"

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from mulo.mup import RULES, Role
+from mulo.mup import RULES, Role, attention_scale
 
 _WEIGHTS = (Role.INPUT, Role.HIDDEN, Role.OUTPUT)
 
@@ -34,7 +34,7 @@ PARAMETRIZATIONS: Mapping[str, Parametrization] = {
     "mup": Parametrization(
         init_std=lambda role, fan_in: RULES[role].init_std(fan_in),
         forward_multiplier=lambda role, fan_in: RULES[role].forward_multiplier(fan_in),
-        logit_scale=lambda head_dim: 1 / head_dim,  # Tensor Programs V, definition 4.1
+        logit_scale=attention_scale,
     ),
     "sp": Parametrization(
         init_std=lambda role, fan_in: 1 / math.sqrt(fan_in) if role in _WEIGHTS else 0.0,

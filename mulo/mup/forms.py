@@ -142,8 +142,10 @@ def rescale_init(params: Params, mup: MuP, *, output: str = "scaled") -> Params:
         )
 
     def rescale(leaf: Any, param: jax.Array) -> jax.Array:
-        if leaf.role is Role.OUTPUT:
-            factor = 0.0 if output == "zeros" else math.sqrt(leaf.base_fan_in / leaf.fan_in)
+        if leaf.role is Role.OUTPUT and output == "zeros":
+            factor = 0.0
+        elif leaf.role is Role.OUTPUT and leaf.own_forward_multiplier is None:
+            factor = math.sqrt(leaf.base_fan_in / leaf.fan_in)
         else:
             factor = leaf.forward_multiplier
         return param if factor == 1 else _times(param, factor).astype(jnp.result_type(param))
