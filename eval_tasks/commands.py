@@ -1,4 +1,4 @@
-"""The commands of `mulo-eval` beside the evaluation itself: data, coord-check. Each imports JAX only if it needs it."""
+"""The commands of `mulo-eval` beside the evaluation itself. Each imports JAX only if it needs it."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -100,6 +100,8 @@ def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
         weights = field.name == "task_weights"
         nargs = "+" if default else "*"  # what may be empty can be emptied
         return {"nargs": nargs, "type": float if weights else str, "metavar": "X" if weights else "TASK"}
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction}
     return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
 
 

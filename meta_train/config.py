@@ -61,6 +61,7 @@ class MetaTrainConfig:
     hidden_size: int = _field(32, "hidden units of its network")
     step_mult: float = _field(0.01, "size of its steps; 0.001 is usual in SP")
     exp_mult: float = _field(0.001, "weight of its magnitude output")
+    scale_free: bool = _field(False, "its features do not depend on the scale of a tensor's gradients")
     estimator: str = _field("pes", "of the meta-gradient")
     truncation_length: int = _field(50, "inner steps between two meta-gradients")
     min_horizon: int = _field(100, "shortest inner run, in inner steps")
@@ -169,7 +170,7 @@ class MetaTrainConfig:
     @property
     def optimizer_config(self) -> dict[str, Any]:
         """The learned optimizer's own fields."""
-        return {key: getattr(self, key) for key in ("hidden_size", "step_mult", "exp_mult")}
+        return {key: getattr(self, key) for key in ("hidden_size", "step_mult", "exp_mult", "scale_free")}
 
 
 # fmt: off
@@ -179,6 +180,9 @@ _POSITIVE = frozenset((
     "task_weights", "loss_bound", "meta_steps", "max_global_norm",
 ))
 # fmt: on
+
+
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
 def check_field(field: dataclasses.Field, value: Any) -> Any:
@@ -194,7 +198,7 @@ def check_field(field: dataclasses.Field, value: Any) -> Any:
         value = tuple(item if of_text else float(item) for item in value) if right else value
     else:
         kind = type(field.default)
-        right, wanted = _is_a(kind, value), {int: "a whole number", float: "a number", str: "a text"}[kind]
+        right, wanted = _is_a(kind, value), _KINDS[kind]
         value = float(value) if right and kind is float else value
     if not right:
         raise InputError(f"{field.name} is {value!r}; wanted {wanted}.")
@@ -202,6 +206,8 @@ def check_field(field: dataclasses.Field, value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
     return isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks, is_sharded
@@ -23,6 +24,7 @@ TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 ELEMENT_ROWS = (0, 10, 11, 12, 2, 25, 3, 26, 4, 27, 1, 5, 6, 7, 8, 9)
 """Rows of the first layer's weights that belong to `element_features`, in its order."""
 NUM_ELEMENT_FEATURES = len(ELEMENT_ROWS)
+_PARAM_ROW = 1
 ROW_ROWS = (13, 14, 15, 19, 20, 21)
 COL_ROWS = (16, 17, 18, 22, 23, 24)
 
@@ -47,6 +49,8 @@ class Ingredients(NamedTuple):
     # Row and column factor: their product scales the gradient, or momentum, by the factored second moment.
     grad_factors: tuple[tuple[jax.Array, jax.Array], ...]
     momentum_factors: tuple[tuple[jax.Array, jax.Array], ...]
+    # [1, ...]: what gradients are multiplied with before the features are made; `None` for 1.
+    gradient_scale: jax.Array | None
 
 
 class AxisFeatures(NamedTuple):
@@ -61,7 +65,7 @@ def _safe_rsqrt(x: jax.Array) -> jax.Array:
 
 
 def make_ingredients(
-    accumulators: Accumulators, grad: jax.Array, param: jax.Array
+    accumulators: Accumulators, grad: jax.Array, param: jax.Array, *, scale_free: bool = False
 ) -> tuple[Ingredients, AxisFeatures]:
     """What the features of one tensor are made of, and those that are constant along an axis.
 
@@ -69,9 +73,16 @@ def make_ingredients(
       accumulators: of this tensor, updated with `grad`.
       grad: [*shape], float32.
       param: [*shape], float32, before the step.
+      scale_free: the features are those of the gradients over s, the root of the mean of the second moment
+        over the tensor: gradient and momenta over s, second moments (rows and columns too) over s^2.
+        Where all gradients were zero s is 1.
     """
     axes = factored_axes(grad.shape)
-    rows, cols = accumulators.rows, accumulators.cols
+    rows, cols, scale = accumulators.rows, accumulators.cols, None
+    if scale_free:
+        inverse = _inverse_scale(accumulators.second_moment)
+        rows, cols = ([x * jnp.square(inverse) for x in vectors] for vectors in (rows, cols))
+        scale = jnp.reshape(inverse, (1,) * grad.ndim)
     if axes is None:
         one = jnp.ones((1,) * grad.ndim, jnp.float32)
         grad_factors = tuple((_safe_rsqrt(row + 1e-9), one) for row in rows)
@@ -93,6 +104,7 @@ def make_ingredients(
         second_moment=accumulators.second_moment,
         grad_factors=grad_factors,
         momentum_factors=momentum_factors,
+        gradient_scale=scale,
     )
     return ingredients, AxisFeatures(
         row=(*rows, *(jax.lax.rsqrt(row + 1e-8) for row in rows)),
@@ -100,10 +112,32 @@ def make_ingredients(
     )
 
 
+def _inverse_scale(second_moment: jax.Array) -> jax.Array:
+    """One over the root of the mean of the second moment, []; 1 where all gradients were zero."""
+    mean = jnp.sum(jnp.sum(second_moment, axis=-1)) / second_moment.size
+    # Bounded so that its square is finite.
+    return jnp.where(mean > 0, jax.lax.rsqrt(jnp.maximum(mean, 1e-36)), 1.0)
+
+
+def _rescale(ingredients: Ingredients) -> Ingredients:
+    """The gradient bounded; it and the statistics of single parameters times their scale, if there is one."""
+    grad, scale = bound_gradient(ingredients.grad), ingredients.gradient_scale
+    if scale is None:
+        return ingredients._replace(grad=grad)
+    return ingredients._replace(
+        grad=grad * scale,
+        momenta=tuple(momentum * scale for momentum in ingredients.momenta),
+        second_moment=ingredients.second_moment * jnp.square(scale),
+    )
+
+
 def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
     """The 16 features of single parameters, [*shape] each, before they are normalised."""
-    grad, param, momenta, second_moment, grad_factors, momentum_factors = ingredients
-    grad = bound_gradient(grad)
+    return _make_features(_rescale(ingredients))
+
+
+def _make_features(rescaled: Ingredients) -> tuple[jax.Array, ...]:
+    grad, param, momenta, second_moment, grad_factors, momentum_factors, _ = rescaled
     inverse_root = jax.lax.rsqrt(second_moment + 1e-6)
     scaled = zip(momenta, momentum_factors, strict=True)
     return (
@@ -117,9 +151,17 @@ def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
     )
 
 
-def inverse_rms(mean_square: jax.Array) -> jax.Array:
+def inverse_rms(mean_square: jax.Array, epsilon: float | np.ndarray = 1e-5) -> jax.Array:
     """What a feature is multiplied with to be normalised, from its mean square over the tensor."""
-    return jax.lax.rsqrt(1e-5 + mean_square)
+    return jax.lax.rsqrt(epsilon + mean_square)
+
+
+def element_scales(ingredients: Ingredients) -> jax.Array:
+    """What each of `element_features` is multiplied with to be normalised, [16]."""
+    epsilons = np.full(NUM_ELEMENT_FEATURES, 1e-5, np.float32)
+    if ingredients.gradient_scale is not None:
+        epsilons[ELEMENT_ROWS.index(_PARAM_ROW)] = 1e-30  # that of the parameters has no part in their scale
+    return inverse_rms(mean_squares(ingredients), epsilons)
 
 
 def mean_squares_of(features: Sequence[jax.Array]) -> jax.Array:
@@ -157,7 +199,8 @@ def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.
     the matrix of g^2. Of a sharded tensor they are: its matrix products would need to be told how to
     spread their results, plain sums do not.
     """
-    features, ndim = element_features(ingredients), ingredients.grad.ndim
+    ingredients = _rescale(ingredients)
+    features, ndim = _make_features(ingredients), ingredients.grad.ndim
     if axes is None and ingredients.grad.size <= MAX_STACKED:
         return _sum_square(stack(features), ndim)
     if axes is None or is_sharded(ingredients.grad):

@@ -23,8 +23,8 @@ from mulo.optimizers._features import (
     AxisFeatures,
     Ingredients,
     element_features,
+    element_scales,
     inverse_rms,
-    mean_squares,
     mean_squares_of,
     stack,
 )
@@ -88,7 +88,7 @@ def apply_mlp(
             bias + _axis_share(row_weights, axis_features.row),
             _axis_share(col_weights, axis_features.col),
         ]
-    scales = inverse_rms(mean_squares(ingredients))
+    scales = element_scales(ingredients)
     if ingredients.grad.size > CPU_BLOCK_SIZE:
         # Without the barrier XLA would keep the features from their norms until they are used here.
         ingredients = jax.lax.optimization_barrier(ingredients)

@@ -1,8 +1,8 @@
 """What a learned optimizer is: pure functions of theta, its weights.
 
 To write a new one, imitate `small_fc.py`: a frozen dataclass whose fields are the configuration
-(numbers and strings only, so that a checkpoint header can hold them), the methods below, a row in
-`mulo.optimizers.OPTIMIZERS`, and a row in `tests/descriptors.py`.
+(numbers, strings and truth values only, so that a checkpoint header can hold them), the methods below, a
+row in `mulo.optimizers.OPTIMIZERS`, and a row in `tests/descriptors.py`.
 
 Theta is an argument of every method, never an attribute: meta-training maps over many thetas with
 `jax.vmap`, scans over steps, and resumes exactly.

@@ -7,6 +7,16 @@ Metz et al. 2022 (arXiv 2203.11860); under muP this is the learned optimizer of 
 
 with (direction, magnitude) = MLP(features of that parameter, time), and multiplier = 1/fan_in for a
 hidden weight under muP, else 1.
+
+The epsilons of the features (1e-5 where they are normalised, 1e-6 to 1e-9 in inverse roots) are those of the
+reference: absolute numbers. Gradients shrink with width, under muP as 1/width, and fall below them.
+`scale_free=True` takes the features of a tensor from its gradients over s, with
+
+    s^2 = mean over the tensor of its running mean of squares, `second_moment`:
+
+gradient and momenta are divided by s, second moments, rows and columns by s^2, and the formulas applied as
+they are; the parameter is normalised without epsilon. All epsilons are then relative to the tensor's own
+scale, and steps do not change when all gradients of a tensor are multiplied by a constant.
 """
 
 import dataclasses
@@ -55,6 +65,9 @@ class SmallFC:
       exp_mult: how much the magnitude output counts.
       max_global_norm: gradients are clipped to this global norm, and a gradient with a non-finite entry
         counts as zero everywhere; 0 switches both off.
+      scale_free: features do not depend on the scale of a tensor's gradients; the formula is at the head of
+        this module. It holds for gradients of which the root mean square is between about 1e-13 and 1e13.
+        Theta is to be meta-trained with it: the same theta makes other steps with and without.
 
     >>> optimizer = SmallFC(hidden_size=4)
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -69,6 +82,7 @@ class SmallFC:
     step_mult: float = 0.001
     exp_mult: float = 0.001
     max_global_norm: float = 0.0
+    scale_free: bool = False
 
     def __post_init__(self):
         """Refuses what cannot be built."""
@@ -78,6 +92,8 @@ class SmallFC:
             value = getattr(self, field)
             if not isinstance(value, float | int) or not np.isfinite(value) or value < 0:
                 raise InputError(f"{field} is {value!r}; wanted a finite number of at least 0.")
+        if type(self.scale_free) is not bool:
+            raise InputError(f"scale_free is {self.scale_free!r}; wanted True or False.")
 
     @property
     def name(self) -> str:
@@ -156,7 +172,10 @@ class SmallFC:
             lambda x: jnp.reshape(x, (1,)) if shape == () and jnp.size(x) else x, (accumulators, grad, param)
         )
         ingredients, axis_features = make_ingredients(
-            accumulators, jnp.asarray(grad, jnp.float32), jnp.asarray(param, jnp.float32)
+            accumulators,
+            jnp.asarray(grad, jnp.float32),
+            jnp.asarray(param, jnp.float32),
+            scale_free=self.scale_free,
         )
         step = apply_mlp(mlp, ingredients, axis_features, time, exp_mult=self.exp_mult)
         return jnp.reshape(step * self.step_mult, shape)

@@ -9,7 +9,7 @@ SIGNATURES = {
     "CheckpointError": "an error",
     "InputError": "an error",
     "OptimizerState": "(params, theta, inner, optimizer, mup)",
-    "SmallFC": "(*, hidden_size=32, step_mult=0.001, exp_mult=0.001, max_global_norm=0.0)",
+    "SmallFC": "(*, hidden_size=32, step_mult=0.001, exp_mult=0.001, max_global_norm=0.0, scale_free=False)",
     "apply": "(optimizer_state, grads, *, value=None)",
     "init": "(params, source, *, mup=None, num_steps=None)",
     "load": "(path_or_name, *, expect=None)",
