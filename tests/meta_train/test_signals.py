@@ -9,6 +9,8 @@ from meta_train.signals import stop_on_signals
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_and_the_second_leaves(number):
+    # The suite itself may run under nohup, which ignores a hang-up.
+    original = signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     with stop_on_signals() as request:
         signal.raise_signal(number)
@@ -16,6 +18,7 @@ def test_the_first_signal_asks_and_the_second_leaves(number):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) == before
+    signal.signal(number, original)
 
 
 def test_under_nohup_a_hang_up_is_no_request():
