@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 _MAX_LENGTH = 30
-"""Of the temporary folder's path: Ray's sockets lie 66 characters deeper, and a socket's path ends at 107."""
+"""Of the temporary folder's path: Ray's sockets lie 68 characters deeper, and a socket's path ends at 107."""
 
 _PREFIX = "mulo-ray-"
 _OWNER = "driver.pid"

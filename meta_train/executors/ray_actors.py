@@ -166,6 +166,9 @@ class RayCluster:
         ]
 
     def _start(self, folder: Path, common: dict[str, Any]) -> None:
+        inner = (
+            folder / "r"
+        )  # Ray opens its own folder to everybody (mode 0777); the one around it stays closed
         mask = os.umask(0o077)
         try:
             if not self.options.insecure:
@@ -177,7 +180,7 @@ class RayCluster:
                 ray.init(
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
-                    _temp_dir=str(folder),
+                    _temp_dir=str(inner),
                     _node_ip_address="127.0.0.1",
                     **common,
                 )
