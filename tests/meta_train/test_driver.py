@@ -388,7 +388,7 @@ def test_killed_run_is_resumed_with_the_same_bits(whole_run, tmp_path):
     flags = [
         f"--{name.replace('_', '-')}={value}"
         for name, value in dataclasses.asdict(CONFIG).items()
-        if not isinstance(value, tuple)
+        if not isinstance(value, tuple | bool)  # their flags take other forms
     ]
     command = [sys.executable, "-m", "meta_train.cli", "--tasks", *CONFIG.tasks, *flags]
     with subprocess.Popen([*command, "--out", out, "--checkpoint-interval", "1"]) as process:
