@@ -118,13 +118,15 @@ def coordinate_check(
     """
     widths = tuple(widths)
     _check_settings(widths, num_steps, num_seeds, tolerance)
-    keys = jax.random.split(jax.random.key(0) if key is None else key, num_seeds)
+    key = jax.random.key(0) if key is None else key
+    keys = jax.vmap(jax.random.split)(jax.random.split(key, num_seeds))  # [S, 2]: to initialise, to draw
+    batches = _draw_batches(draw_batch, keys[:, 1], num_steps)
     models = [make(width) for width in widths]
     layers = _layers(models, widths, batch)
     changes, losses = [], []
     for model in models:
-        run = jax.jit(jax.vmap(_make_run(model, optimizer(model.mup), batch, num_steps, draw_batch)))
-        change, loss = jax.device_get(run(keys))
+        run = jax.jit(jax.vmap(_make_run(model, optimizer(model.mup), batch, num_steps)))
+        change, loss = jax.device_get(run(keys[:, 0], batches))
         changes.append(np.stack([change[layer] for layer in layers], axis=-1).astype(np.float64))
         losses.append(loss.astype(np.float64))
     slopes, verdicts = _judge(widths, _mean_changes(np.stack(changes)), tolerance)
@@ -166,26 +168,33 @@ def _layers(models: list[WidthModel], widths: tuple[int, ...], batch: PyTree) ->
     return names[0]
 
 
+def _draw_batches(
+    draw_batch: Callable[[jax.Array], PyTree] | None, keys: jax.Array, num_steps: int
+) -> PyTree | None:
+    """The batch of each step of each seed, leaves [S, T, ...]; `None` if all are the one batch.
+
+    Not drawn inside the compiled runs, which would hold the data set that `draw_batch` draws from.
+    """
+    if draw_batch is None:
+        return None
+    return jax.vmap(jax.vmap(draw_batch))(jax.vmap(lambda key: jax.random.split(key, num_steps))(keys))
+
+
 def _make_run(
-    model: WidthModel,
-    optimizer: optax.GradientTransformation,
-    batch: PyTree,
-    num_steps: int,
-    draw_batch: Callable[[jax.Array], PyTree] | None,
-) -> Callable[[jax.Array], tuple[dict[str, jax.Array], jax.Array]]:
-    """One run, as a function: key -> (layer -> changes [T], losses [T])."""
+    model: WidthModel, optimizer: optax.GradientTransformation, batch: PyTree, num_steps: int
+) -> Callable[[jax.Array, PyTree | None], tuple[dict[str, jax.Array], jax.Array]]:
+    """One run, as a function: key, batches [T, ...] or `None` -> (layer -> changes [T], losses [T])."""
     tx = optax.with_extra_args_support(optimizer)
 
-    def run(key: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-        init_key, batch_key = jax.random.split(key)
+    def run(key: jax.Array, batches: PyTree | None) -> tuple[dict[str, jax.Array], jax.Array]:
         # The barrier hides from XLA that an output weight is zero: jaxlib 0.10's products with a constant on
         # the CPU can give what was in memory before (seen with a convolutional network of 128 channels).
-        params = jax.lax.optimization_barrier(model.init(init_key))
+        params = jax.lax.optimization_barrier(model.init(key))
         before = model.activations(params, batch)
 
-        def step(carry: Any, step_key: jax.Array) -> tuple[Any, tuple[dict[str, jax.Array], jax.Array]]:
+        def step(carry: Any, drawn: PyTree | None) -> tuple[Any, tuple[dict[str, jax.Array], jax.Array]]:
             params, state = carry
-            drawn = batch if draw_batch is None else draw_batch(step_key)
+            drawn = batch if batches is None else drawn
             loss, grads = jax.value_and_grad(model.loss)(params, drawn)
             updates, state = tx.update(grads, state, params, value=loss)
             params = optax.apply_updates(params, updates)
@@ -193,9 +202,7 @@ def _make_run(
             change = {layer: _root_mean_square(after[layer], before[layer]) for layer in before}
             return (params, state), (change, loss)
 
-        _, (changes, losses) = jax.lax.scan(
-            step, (params, tx.init(params)), jax.random.split(batch_key, num_steps)
-        )
+        _, (changes, losses) = jax.lax.scan(step, (params, tx.init(params)), batches, length=num_steps)
         return changes, losses
 
     return run
