@@ -27,10 +27,12 @@ def make_record(
     def by_task(values: np.ndarray) -> dict[str, float]:
         return {task: float(np.mean(values[slots == task])) for task in config.tasks}
 
+    final = config.meta_objective == "final_loss"
+    meta_losses = statistics.last_loss if final else statistics.meta_loss  # over the steps that count
     return {
         "meta_step": meta_step,
-        "meta_loss": float(np.mean(statistics.meta_loss)),
-        "task_losses": by_task(statistics.meta_loss),
+        "meta_loss": float(np.mean(meta_losses)),
+        "task_losses": by_task(meta_losses),
         "clipped_fraction": float(np.mean(statistics.clipped_fraction)),
         "clipped_fractions": by_task(statistics.clipped_fraction),
         "nonfinite_fraction": float(np.mean(statistics.nonfinite_fraction)),

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import mmap
+import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.text import Text
 
 from meta_train.run_directory import RunDirectory
 from mulo.errors import InputError
@@ -35,6 +38,8 @@ class RunStatus:
     skipped: int  # of the last 100 meta-steps: those whose meta-gradient was not finite
     checkpoint: str | None  # the newest
     checkpoint_seconds: float | None  # since it was written
+    last_score: float | None  # of the last validation
+    last_score_meta_step: int | None
     best_score: float | None
     best_meta_step: int | None
     workers: dict[str, "WorkerStatus"]  # by place; empty where all is computed in one process
@@ -64,9 +69,12 @@ def read_status(path: Path) -> RunStatus:
     meta_step = recent[-1]["meta_step"] + 1 if recent else 0
     running = directory.is_locked()
     finished = directory.theta_path.exists() and not running
-    seconds = _mean(recent, "wall_seconds")
+    # The median: a meta-step that compiles takes as long as hundreds of others.
+    durations = [record["wall_seconds"] for record in recent if "wall_seconds" in record]
+    seconds = statistics.median(durations) if durations else None
     checkpoint, age = _newest_checkpoint(directory)
     last = recent[-1] if recent else {}
+    last_validated = _last_validated(directory.metrics_path)
     return RunStatus(
         path=str(path),
         state="running" if running else "finished" if finished else "stopped",
@@ -85,6 +93,8 @@ def read_status(path: Path) -> RunStatus:
         skipped=sum(bool(record.get("skipped")) for record in recent),
         checkpoint=checkpoint,
         checkpoint_seconds=age,
+        last_score=last_validated.get("validation_score"),
+        last_score_meta_step=last_validated["meta_step"] + 1 if last_validated else None,
         best_score=last.get("best_score"),
         best_meta_step=last.get("best_meta_step"),
         workers=_workers(recent),
@@ -129,6 +139,18 @@ def _last_records(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path} is damaged: {error}. --resume cuts it and goes on.") from error
 
 
+def _last_validated(path: Path) -> dict[str, Any]:
+    """The last whole record of a meta-step after which theta was validated; empty where there is none."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = content.rfind(b'"validation_score"', 0, content.rfind(b"\n") + 1)
+            if found < 0:
+                return {}
+            return json.loads(content[content.rfind(b"\n", 0, found) + 1 : content.find(b"\n", found)])
+    except (FileNotFoundError, ValueError):  # none yet, empty, or a damaged line
+        return {}
+
+
 def _mean(records: list[dict[str, Any]], name: str) -> float | None:
     values = [record[name] for record in records if record.get(name) is not None]
     return sum(values) / len(values) if values else None
@@ -159,6 +181,10 @@ def format_status(status: RunStatus) -> str:
         lines.append(f"    not finite      {status.nonfinite_fraction or 0.0:.2%}")
         lines.append(f"  skipped steps     {status.skipped}")
     lines += _worker_lines(status)
+    if status.last_score is not None:
+        lines.append(
+            f"  last validation   {status.last_score:.4f} after meta-step {status.last_score_meta_step}"
+        )
     if status.best_score is not None:
         lines.append(f"  best validation   {status.best_score:.4f} after meta-step {status.best_meta_step}")
     if status.checkpoint is None:
@@ -206,9 +232,9 @@ def watch(path: Path, console: Console | None = None) -> None:
                 status = read_status(path)
             console.print(format_status(status), markup=False)
             return
-        with Live(format_status(status), console=console, auto_refresh=False) as live:
+        with Live(console=console, auto_refresh=False) as live:
             while True:
-                live.update(format_status(status), refresh=True)
+                live.update(Text(format_status(status)), refresh=True)
                 if status.state != "running":
                     return
                 time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -57,5 +57,11 @@ SMALL_FC_H32 = LearnedOptimizerRow(
     make=lambda: mulo.SmallFC(hidden_size=32, step_mult=0.01),
     golden_theta=small_fc_golden_theta,
 )
+SMALL_FC_SCALE_FREE = LearnedOptimizerRow(
+    name="small_fc_scale_free",
+    make=lambda: mulo.SmallFC(hidden_size=4, step_mult=0.001, scale_free=True),
+    golden_theta=small_fc_golden_theta,
+)
 ROWS = (SMALL_FC_H4, SMALL_FC_H32)
 ROW_OF_EACH_STATE = (SMALL_FC_H4,)
+ROW_OF_EACH_NORMALISATION = (*ROWS, SMALL_FC_SCALE_FREE)

@@ -11,6 +11,12 @@ from jax.sharding import PartitionSpec as P
 import mulo
 from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
 from tests.conformance.conftest import make_step, run
+from tests.descriptors import ROW_OF_EACH_NORMALISATION
+
+each_normalisation = pytest.mark.parametrize(
+    "row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name, indirect=True, scope="session"
+)
+"""For what sums over a tensor, memory and narrow dtypes may break."""
 
 
 def types(tree):
@@ -57,6 +63,7 @@ def test_vmap_over_theta_and_one_theta_at_a_time_agree(row, params, grads):
     assert not jnp.allclose(got["w"][0], got["w"][1])
 
 
+@each_normalisation
 def test_donated_buffers(tx, params, grads, wanted):
     state, donated = tx.init(params), jax.tree.map(jnp.copy, params)
     got = run(jax.jit(make_step(tx), donate_argnums=(0, 1)), donated, state, grads)
@@ -64,6 +71,7 @@ def test_donated_buffers(tx, params, grads, wanted):
     assert all(x.is_deleted() for x in jax.tree.leaves(donated))
 
 
+@each_normalisation
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_narrow_parameters_have_float32_statistics(tx, params, grads, dtype):
     params, *grads = (jax.tree.map(lambda x: x.astype(dtype), tree) for tree in (params, *grads))
@@ -82,6 +90,7 @@ def test_narrow_parameters_have_float32_statistics(tx, params, grads, dtype):
     assert_trees_close(state, wide_state)
 
 
+@each_normalisation
 def test_state_follows_sharded_parameters(tx, step, params, grads, wanted):
     mesh = jax.make_mesh((8,), ("x",))
     shardings = {"b": NamedSharding(mesh, P()), "w": NamedSharding(mesh, P("x", None))}

@@ -1,7 +1,10 @@
+import contextlib
 import dataclasses
 import errno
+import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from meta_train import driver
 from meta_train.config import MetaTrainConfig
@@ -232,10 +236,10 @@ def test_a_skipped_meta_step_is_told_and_the_run_goes_on(tmp_path, monkeypatch):
 
 def test_too_many_skipped_in_a_row_stop_the_run_and_name_the_last_good_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(driver, "LocalExecutor", BadGradients(4, 99))
-    monkeypatch.setattr(driver, "MAX_SKIPPED", 3)
     out = tmp_path / "run"
-    with pytest.raises(DivergedError, match=r"in 3 meta-steps in a row.*step-00000003\.mulo") as caught:
-        run(CONFIG, out, OPTIONS)
+    with pytest.raises(DivergedError, match=r"in 10 meta-steps in a row.*step-00000003\.mulo") as caught:
+        run(dataclasses.replace(CONFIG, meta_steps=20), out, OPTIONS)
+    assert len(read_metrics(out)) == 14
     assert "\n" not in str(caught.value)
     assert not (out / "theta.mulo").exists()
     assert RunDirectory(out).checkpoint_steps() == [3]
@@ -365,9 +369,40 @@ def test_status_of_a_finished_a_running_and_a_beginning_run(whole_run, tmp_path)
     assert "stopped, meta-step 0 of 8" in format_status(read_status(directory.path))
 
 
-def test_watch_ends_with_the_run(whole_run, capsys):
-    watch(whole_run)
-    assert "finished" in capsys.readouterr().out
+def test_status_tells_the_time_left_without_compilation_and_the_last_validation(tmp_path):
+    directory = RunDirectory.create(tmp_path / "run", CONFIG)
+    seconds = [60.0, 1.0, 1.0, 1.0, 1.0]  # the first meta-step compiles
+    lines = [json.dumps({"meta_step": step, "wall_seconds": s}) for step, s in enumerate(seconds)]
+    lines[1] = json.dumps({"meta_step": 1, "wall_seconds": 1.0, "validation_score": -0.5})
+    lines[3] = json.dumps({"meta_step": 3, "wall_seconds": 1.0, "validation_score": 0.25})
+    directory.metrics_path.write_text("\n".join(lines) + '\n{"meta_step": 5, "validation_score": 9')
+    status = read_status(directory.path)
+    assert status.seconds_left == 3.0
+    assert (status.last_score, status.last_score_meta_step) == (0.25, 4)
+    assert "last validation   0.2500 after meta-step 4" in format_status(status)
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_watch_shows_a_running_run_and_ends_with_it(whole_run, tmp_path, monkeypatch, terminal):
+    out = shutil.copytree(whole_run, tmp_path / "run[1]")
+    # The run is held, as by a process that trains it, until watch waits for the second time.
+    looks, held = iter(range(2)), contextlib.ExitStack()
+    held.enter_context(RunDirectory(out).lock())
+    monkeypatch.setattr(time, "sleep", lambda _: next(looks) and held.close())
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=500, highlight=False)
+    watch(out, console)
+    shown = console.file.getvalue()
+    assert shown.count("run[1]: running, meta-step 8 of 8") >= 2
+    assert ": running" not in shown.rpartition("run[1]: finished, meta-step 8 of 8")[2]
+    for what in (
+        "time left",
+        "meta-loss",
+        *CONFIG.tasks,
+        "inner steps/s",
+        "clipped losses",
+        "last checkpoint",
+    ):
+        assert what in shown
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):

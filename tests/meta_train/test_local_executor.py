@@ -7,6 +7,7 @@ import pytest
 from meta_train.config import PRESETS
 from meta_train.executors.local import LocalExecutor
 from meta_train.programs import build_optimizer, build_programs
+from mulo.checkpoint_file import theta_digest
 
 CONFIG = dataclasses.replace(
     PRESETS["quick"],
@@ -19,6 +20,22 @@ CONFIG = dataclasses.replace(
     num_pairs=2,
     pairs_per_slot=1,
 )
+
+
+def test_a_slot_is_decided_by_seed_slot_and_meta_step_whatever_others_there_are():
+    programs = build_programs(CONFIG)
+    theta = build_optimizer(CONFIG).init_theta(jax.random.key(0))
+
+    def digests(**changes):
+        """Of the gradient of each slot at two meta-steps."""
+        executor = LocalExecutor(dataclasses.replace(CONFIG, **changes), programs)
+        steps = [executor.advance(theta, meta_step) for meta_step in range(2)]
+        return [[theta_digest(result.gradient) for result in results] for results in steps]
+
+    two, three, other_seed = digests(), digests(num_pairs=3), digests(seed=1)
+    assert two == [step[:2] for step in three]
+    all_of_them = [digest for step in three + other_seed for digest in step]
+    assert len(set(all_of_them)) == 10
 
 
 def lose(state):
