@@ -234,6 +234,16 @@ def test_rescale_init():
     assert_trees_equal(mulo.mup.rescale_init(init(BASE), same), init(BASE))
 
 
+def test_rescale_init_with_an_output_factor_of_its_own():
+    """A factor that was given moves the weight by itself, whatever the role."""
+    given = {"out/w": Leaf(forward_multiplier=BASE / WIDTH)}
+    mup = mulo.mup.infer(structs(WIDTH), structs(BASE), overrides=given, form="standard")
+    params = init(WIDTH)
+    scaled = mulo.mup.rescale_init(params, mup)
+    assert_trees_close(scaled["out"]["w"], params["out"]["w"] * np.float32(BASE / WIDTH), 1e-6)
+    assert_trees_equal({**scaled, "out": None}, {**params, "out": None})
+
+
 ERRORS = {
     "learned multipliers": (
         lambda params: STANDARD.update_multipliers(params),
