@@ -124,7 +124,11 @@ def test_promotes_no_types_and_ranks_and_keeps_its_state(row, parametrization):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@EACH_ROW
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if row.model == "resnet" else ()) for row in MODEL_ROWS],
+    ids=lambda row: row.model,
+)
 def test_training_begins_at_guessing_and_learns(row):
     task = row.make("mup")
     program = make_program(

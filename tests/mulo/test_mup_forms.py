@@ -148,7 +148,10 @@ def test_the_two_forms_are_one_function():
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case == "learned in_mup_form" else ()) for case in CASES],
+)
 def test_both_forms_give_the_same_run(case):
     make = CASES[case]
     ours, standard = starts()
