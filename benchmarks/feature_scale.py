@@ -39,7 +39,7 @@ from mulo.optimizers._features import (
 _ACCUMULATORS = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
-STEPS = (10, 200)
+STEPS = (10, 50)
 GROUPS: Mapping[str, Sequence[int]] = {
     "gradient": (0,),
     "parameter": (1,),
@@ -146,6 +146,8 @@ def draw(records: Sequence[Mapping[str, Any]], leaf: str, path: Path) -> None:
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(steps), 4, squeeze=False, sharex=True)
     for row, step in zip(panels, steps, strict=True):
+        row[1].sharey(row[0])
+        row[3].sharey(row[2])
         columns = [(scale_free, stage) for stage in ("before", "after") for scale_free in (False, True)]
         for axes, (scale_free, stage) in zip(row, columns, strict=True):
             some = [r for r in records if (r["step"], r["leaf"], r["scale_free"]) == (step, leaf, scale_free)]
