@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(or $(DEMO),runs/demo-$(shell date -u +%Y%m%d-%H%M%S))
 
-.PHONY: help demo test test-faults lint lock clean
+.PHONY: help demo test test-faults test-slow lint lock clean
 
 help:
 	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
 	@echo "make test       run the tests"
 	@echo "make test-faults  run the tests that kill processes of whole runs"
+	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make lint       run ruff"
 	@echo "make clean      remove $(VENV)"
 
@@ -27,11 +28,15 @@ demo: $(READY)
 	$(BIN)/mulo-eval --suite wide --optimizer $(DEMO) --num-steps 200 --out $(DEMO)/wide
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # The tests marked fault: whole runs and clusters whose processes are killed.
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m fault
+
+# The tests marked slow.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -45,7 +45,7 @@ def make_parser(module: str, description: str | None) -> argparse.ArgumentParser
 
 
 def finish(module: str, arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
-    """Prints the rows and writes them, with the machine and the versions."""
+    """Prints the rows, without the lists in them, and writes them, with the machine and the versions."""
     now = datetime.datetime.now(datetime.UTC)
     path = arguments.out or RESULTS / f"{module}-{now:%Y%m%d-%H%M%S}.json"
     record = {
@@ -60,7 +60,8 @@ def finish(module: str, arguments: argparse.Namespace, rows: list[dict[str, Any]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     for row in rows:
-        print("  ".join(f"{key} {_short(value)}" for key, value in row.items()))  # noqa: T201
+        cells = {key: value for key, value in row.items() if not isinstance(value, list | dict)}
+        print("  ".join(f"{key} {_short(value)}" for key, value in cells.items()))  # noqa: T201
     print(path)  # noqa: T201
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_tasks.baselines import BASELINES
-from eval_tasks.command_line import Parser
+from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS, find_data_set
 from eval_tasks.suites import SUITES, Suite
@@ -118,9 +118,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0; 2 after a mistake in what was given, said in one line; 130 where it was interrupted: finished runs
-      are kept, and the same command goes on.
+      are kept, and the same command goes on; 128 + SIGPIPE where nobody reads its output any more.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    return unless_pipe_is_closed(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
     out = None
     try:
         if argv and not argv[0].startswith("-"):

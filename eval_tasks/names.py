@@ -9,9 +9,12 @@ from mulo.errors import InputError
 from mulo.names import lookup
 
 _FORM = re.compile(
-    r"(?P<model>[^_]*?)-w(?P<width>[^_]*?)-d(?P<depth>[^_]*?)(?:-h(?P<heads>[^_]*?))?_(?P<data_set>.*)"
+    r"(?P<model>[^_]*?)-w(?P<width>[^_]*?)-d(?P<depth>[^_]*?)(?:-h(?P<heads>[^_]*?))?"
+    r"(?:-r(?P<residual>[^_]*?))?_(?P<data_set>.*)"
 )
 _LARGEST = 1_000_000
+RESIDUALS = ("sqrt", "linear")
+"""How residual branches may be scaled with depth: as in `mulo.mup.residual_multiplier`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,13 @@ class TaskName:
       depth: number of hidden layers or blocks, at least 1.
       data_set: as `eval_tasks.data.find_data_set` takes it, of the kind that the model is for.
       heads: of attention, where the model has it: by default 4.
+      residual: of models with residual branches: "sqrt" or "linear" divides what each block adds by the root
+        of the depth, or by the depth; by default it is added as it is.
 
     Raises:
       InputError: an unknown model or data set, or one that the model is not for; a width, depth or number
-        of heads that is not a whole number from 1; a width that is not a multiple of what it must be.
+        of heads that is not a whole number from 1; a width that is not a multiple of what it must be; a
+        scaling of residual branches that there is not, or that the model has no use for.
 
     >>> str(TaskName("mlp", 128, 3, "cifar10-16")), str(TaskName("transformer", 128, 2, "pydoc"))
     ('mlp-w128-d3_cifar10-16', 'transformer-w128-d2-h4_pydoc')
@@ -39,6 +45,7 @@ class TaskName:
     depth: int
     data_set: str
     heads: int | None = None
+    residual: str | None = None
 
     def __post_init__(self):
         """Refuses what is no task."""
@@ -48,6 +55,12 @@ class TaskName:
             object.__setattr__(self, "heads", DEFAULT_HEADS)
         if not entry.has_heads and self.heads is not None:
             raise InputError(f"Model {self.model!r} has no heads; leave out -h{self.heads}.")
+        if self.residual is not None:
+            lookup(dict.fromkeys(RESIDUALS), self.residual, "scaling of residual branches")
+            if not entry.branches:
+                raise InputError(
+                    f"Model {self.model!r} has no residual branches; leave out -r{self.residual}."
+                )
         for field in ("width", "depth", *(["heads"] if entry.has_heads else [])):
             value = getattr(self, field)
             if type(value) is not int or not 1 <= value <= _LARGEST:
@@ -69,7 +82,8 @@ class TaskName:
 
     def __str__(self) -> str:
         heads = "" if self.heads is None else f"-h{self.heads}"
-        return f"{self.model}-w{self.width}-d{self.depth}{heads}_{self.data_set}"
+        residual = "" if self.residual is None else f"-r{self.residual}"
+        return f"{self.model}-w{self.width}-d{self.depth}{heads}{residual}_{self.data_set}"
 
 
 _NOUNS = {"width": "width", "depth": "depth", "heads": "number of heads"}
@@ -89,17 +103,17 @@ def parse_task_name(name: str) -> TaskName:
     """Takes a task name apart; the inverse of `str(TaskName(...))`.
 
     Raises:
-      InputError: not of the form MODEL-wWIDTH-dDEPTH_DATASET or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or a part
-        is wrong.
+      InputError: not of the form MODEL-wWIDTH-dDEPTH_DATASET, with -hHEADS and -rSCALING after the depth
+        where the model takes them, or a part is wrong.
 
-    >>> parse_task_name("mlp-w8-d2_digits")
-    TaskName(model='mlp', width=8, depth=2, data_set='digits', heads=None)
+    >>> parse_task_name("vit-w8-d2-h2-rlinear_digits")
+    TaskName(model='vit', width=8, depth=2, data_set='digits', heads=2, residual='linear')
     """
     match = _FORM.fullmatch(name)
     if match is None:
         raise InputError(
             f"{name!r} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example mlp-w32-d2_digits, "
-            "or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET."
+            "or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or with -rsqrt or -rlinear before the underscore."
         )
     sizes = {}
     for field in ("width", "depth", "heads"):
@@ -112,4 +126,4 @@ def parse_task_name(name: str) -> TaskName:
                 f"1 to {_LARGEST}."
             )
         sizes[field] = int(match[field])
-    return TaskName(model=match["model"], data_set=match["data_set"], **sizes)
+    return TaskName(model=match["model"], data_set=match["data_set"], residual=match["residual"], **sizes)

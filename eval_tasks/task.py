@@ -15,7 +15,7 @@ from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.objectives import OBJECTIVES, Objective
 from eval_tasks.plugins import is_plugin_task, load_plugin
 from mulo.errors import InputError
-from mulo.mup import STANDARD, MuP, infer
+from mulo.mup import STANDARD, Leaf, MuP, infer, residual_lr_multiplier
 from mulo.names import lookup
 
 DrawBatch = Callable[[Any, str, jax.Array, int], Any]
@@ -134,6 +134,7 @@ def _make_model(parts: TaskName, parametrization: str, source: Any) -> Model:
         width=parts.width,
         depth=parts.depth,
         heads=parts.heads,
+        residual=parts.residual,
         num_outputs=OBJECTIVES[MODELS[parts.model].objective].num_outputs(source),
         parametrization=parametrization,
     )
@@ -184,4 +185,8 @@ def _infer_mup(target: TaskName, base: TaskName, source: Any) -> MuP:
         return jax.eval_shape(lambda key: model.init(key, jnp.zeros(example.shape, example.dtype))[0], key)
 
     key = jax.random.key(0)
-    return infer(*(shapes(parts) for parts in (target, base, other)))
+    overrides = {}
+    if target.residual is not None:
+        factor = residual_lr_multiplier(target.depth, target.residual)
+        overrides = {MODELS[target.model].branches: Leaf(lr_multiplier=factor)} if factor != 1 else {}
+    return infer(*(shapes(parts) for parts in (target, base, other)), overrides=overrides)

@@ -3,14 +3,13 @@
 import argparse
 import dataclasses
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.command_line import Parser
+from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from meta_train.commands import COMMANDS
 from meta_train.config import PRESETS, MetaTrainConfig
 from meta_train.config_file import read_config_file, to_toml
@@ -189,6 +188,10 @@ def main(argv: Sequence[str] | None = None) -> int:
       run, which is saved.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    return unless_pipe_is_closed(lambda: _main(argv))
+
+
+def _main(argv: list[str]) -> int:
     try:
         if argv[:1] == ["config"]:
             print(to_toml(_make_config(_make_parser().parse_args(argv[1:]))[1]), end="")  # noqa: T201
@@ -202,9 +205,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StoppedError as error:
         print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
         return 1
-    except BrokenPipeError:  # as in `mulo-meta-train status RUN | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: stopped at once; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
         return 130

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from eval_tasks.data.catalog import FileSet
@@ -73,3 +75,18 @@ def is_published(path: Path, files: FileSet) -> bool | None:
     algorithm, digest = checksum.split(":")
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, algorithm).hexdigest() == digest
+
+
+def report_unpublished(name: str, paths: Sequence[Path], files: FileSet) -> None:
+    """Says in one line on stderr which of the files that were read differ from the published ones.
+
+    They are used all the same: a text may be one's own version, and a truncated or damaged file of images
+    is refused by its reader. What was read is in the digest of the data source.
+    """
+    differing = [str(path) for path in paths if is_published(path, files) is False]
+    if differing:
+        verb = "has another checksum" if len(differing) == 1 else "have other checksums"
+        print(  # noqa: T201
+            f"{name}: {' and '.join(differing)} {verb} than published; used as found.",
+            file=sys.stderr,
+        )

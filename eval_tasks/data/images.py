@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from eval_tasks.data.catalog import FILE_SETS
-from eval_tasks.data.files import find_files
+from eval_tasks.data.files import find_files, report_unpublished
 from eval_tasks.data.source import DataSource, Placement, make_source
 
 _FORMS = {
@@ -81,6 +81,7 @@ def read_images(
             "those.",
             file=sys.stderr,
         )
+    report_unpublished(name, paths, files)
     return make_source(
         name,
         StoredImages([images for images, _ in batches], size),

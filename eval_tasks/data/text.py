@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eval_tasks.data.catalog import FILE_SETS, text_file
-from eval_tasks.data.files import find_files, read_bytes
+from eval_tasks.data.files import find_files, read_bytes, report_unpublished
 from eval_tasks.data.source import Source, SplitName
 from mulo.errors import InputError
 
@@ -173,4 +173,6 @@ def read_text(name: str, data_dir: str | Path | None, *, file: str, context_leng
     files = next((known for known in FILE_SETS.values() if known.files == (file,)), text_file(file))
     (path,) = find_files(data_dir, files)
     text = read_bytes(path, files)
-    return make_text_source(name, text, context_length=context_length, files=(file,), where=str(path))
+    source = make_text_source(name, text, context_length=context_length, files=(file,), where=str(path))
+    report_unpublished(name, [path], files)  # after all errors: an error is the only line
+    return source

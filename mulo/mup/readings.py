@@ -9,21 +9,28 @@ Shapes do not say it. What is used, in this order, none of it a name:
    - a kernel of which the first axis grows and the last does not is no convolution;
    - a kernel with several fan-out axes (queries of several heads) has a fan-in that grows;
    - four axes of which no other than the last two grow are a two-dimensional convolution.
-2. The bias: where a layer holds two leaves, and one has the shape of the bias of the other, it is that.
+2. The bias: where a layer holds two leaves, and one has the shape of the bias of the other, it is that. Where
+   it holds more, as a flat dictionary does, it may be that or a weight.
 3. The counterpart: attention has kernels (features, heads, head_dim) and (heads, head_dim, features);
    each tells what the other is.
+
+4. The low-rank pair: in a layer of a larger network, a kernel onto few outputs of which another kernel of
+   that layer makes many again may be its first half (LoRA), to which no output multiplier is applied.
 
 What is left are the readings among which `mulo.mup.infer` does not choose, unless they come to the same.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mulo.mup.roles import Reading, Role, make_reading
 
 _CONVOLUTION = "a kernel that sums over all axes but the last (a convolution, an attention output)"
 _SEVERAL_OUTPUTS = "a kernel whose last axes are all outputs (attention queries)"
 _STACK = "a stack of layers along the first axis"
+_BIAS = "the bias of another leaf of its layer"
+_OUTPUT = "a kernel onto few outputs, to which the model applies mulo.mup.output_multiplier"
+_LOW_RANK = "the first of a low-rank pair, without that multiplier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,9 @@ class Shapes:
     def lengths(self, axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """The lengths of these axes in every network: [axis][network]."""
         return tuple(tuple(shape[axis] for shape in self.shapes) for axis in axes)
+
+
+_Split = Callable[[Shapes, bool], list[Reading]]
 
 
 def find_readings(
@@ -71,6 +81,12 @@ def find_readings(
         told = [reading for reading in possible if _is_bias(other, leaf, reading)]
         if told:
             return told
+    possible = [
+        *(_bias_reading(leaf, reading) for reading in _kernels_of(leaf, layer, split, stacks_known)),
+        *possible,
+    ]
+    if len(layer) < len(leaves):
+        possible = _with_low_rank(possible, leaf, layer, split, stacks_known)
     if layout == "out_in":
         return possible
     usual = [reading for reading in possible if _is_usual(leaf, reading)]
@@ -100,6 +116,8 @@ def _in_out(leaf: Shapes, stacks_known: bool) -> list[Reading]:
 
 def _is_usual(leaf: Shapes, reading: Reading) -> bool:
     """Whether a kernel that sums over several axes is no convolution along an axis that grows."""
+    if not reading.fan_in:
+        return True
     first, last = reading.fan_in[0], reading.fan_out[-1]
     return len(reading.fan_in) == 1 or first not in leaf.infinite or last in leaf.infinite
 
@@ -109,11 +127,50 @@ def _is_bias(bias: Shapes, kernel: Shapes, reading: Reading) -> bool:
     return bias.lengths(range(len(bias.shapes[0]))) == kernel.lengths(bias_axes)
 
 
+def _kernels_of(bias: Shapes, layer: Sequence[Shapes], split: _Split, stacks_known: bool) -> list[Reading]:
+    """Readings of other leaves of the layer as a kernel of which this leaf has the shape of the bias.
+
+    Only of kernels with several fan-out axes: a stack of kernels has biases that go as input weights do.
+    """
+    return [
+        reading
+        for other in layer
+        if other is not bias and len(other.own_axes) > len(bias.own_axes)
+        for reading in split(other, stacks_known)
+        if len(reading.fan_out) > 1 and not reading.stacked and _is_bias(bias, other, reading)
+    ][:1]
+
+
+def _with_low_rank(
+    readings: list[Reading], leaf: Shapes, layer: Sequence[Shapes], split: _Split, stacks_known: bool
+) -> list[Reading]:
+    """With the first half of a low-rank pair beside each kernel onto few outputs that may be one."""
+
+    def is_second_half(other: Shapes, reading: Reading, first: Reading) -> bool:
+        return reading.role is Role.INPUT and (
+            other.lengths((*reading.stacked, *reading.fan_in))
+            == leaf.lengths((*first.stacked, *first.fan_out))
+        )
+
+    result = []
+    for first in readings:
+        result.append(first)
+        others = (other for other in layer if other is not leaf and len(other.own_axes) == 2)
+        if first.role is Role.OUTPUT and any(
+            is_second_half(other, reading, first)
+            for other in others
+            for reading in split(other, stacks_known)
+        ):
+            result[-1] = dataclasses.replace(first, words=_OUTPUT)
+            result.append(dataclasses.replace(first, role=Role.HIDDEN, words=_LOW_RANK))
+    return result
+
+
 def _bias_reading(bias: Shapes, kernel: Reading) -> Reading:
     """The bias of a kernel, stacked as that is."""
     stacked = tuple(place for place, axis in enumerate(kernel.bias_axes()) if axis in kernel.stacked)
     own = tuple(axis for axis in range(len(bias.shapes[0])) if axis not in stacked)
-    return make_reading((), own, stacked, bias.infinite)
+    return make_reading((), own, stacked, bias.infinite, _BIAS)
 
 
 def _attention_readings(leaf: Shapes, leaves: Mapping[str, Shapes], readings: list[Reading]) -> list[Reading]:
@@ -144,11 +201,9 @@ def _with_bottleneck(reading: Reading) -> list[Reading]:
     """
     if reading.role is not Role.OUTPUT or len(reading.fan_out) == 1:
         return [reading]
-    output = "a kernel onto few outputs, to which the model applies mulo.mup.output_multiplier"
-    hidden = "the same without that multiplier"
     return [
-        dataclasses.replace(reading, words=output),
-        dataclasses.replace(reading, words=hidden, role=Role.HIDDEN),
+        dataclasses.replace(reading, words=_OUTPUT),
+        dataclasses.replace(reading, words="the same without that multiplier", role=Role.HIDDEN),
     ]
 
 

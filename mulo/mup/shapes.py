@@ -202,8 +202,8 @@ def infer(
     Shapes do not say what the forward pass does, so two things are the user's to check:
 
     - A leaf of role OUTPUT is one to whose result the model applies `mulo.mup.output_multiplier`. A narrow
-      layer inside (the first of a low-rank pair) has the same shapes: where it has no such multiplier,
-      give it `Role.HIDDEN`.
+      layer inside has the same shapes: where it has no such multiplier, give it `Role.HIDDEN`. The first
+      of a low-rank pair is asked for where the two are in one layer of a larger network.
     - A tied embedding is an INPUT, and the model multiplies the logits; it has no standard form.
 
     Args:
@@ -217,7 +217,9 @@ def infer(
       layout: "in_out" as above; "out_in" where all weights are stored (out, in, ...), as in Equinox.
       form: "mup" for a model written in muP, with its multipliers in the forward pass. "standard" for one
         whose forward pass has none: `mulo.optimizer` and `mulo.init` (others: `mulo.mup.in_mup_form`) then
-        train it as if it had them; start it from `mulo.mup.rescale_init`.
+        train it as if it had them; start it from `mulo.mup.rescale_init`. The factor of an output weight
+        is 1/fan-in in both forms. For one that is 1 at base width, so that the base network trains
+        as it would without muP, give it `Leaf(forward_multiplier=base_fan_in / fan_in)`.
 
     Returns:
       MuP, with one record for each leaf of `target`.

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from eval_tasks.cli import main
-from eval_tasks.data import DATA_SETS, inventory
+from eval_tasks.data import DATA_SETS, inventory, load_data
 from eval_tasks.data.catalog import FILE_SETS
 from eval_tasks.data.inventory import take_inventory
 from tests.eval_tasks.test_data_files import write_imagenet, write_mnist
@@ -46,6 +46,19 @@ def test_other_files_than_the_published_ones_are_named_and_read(folder):
     checksum = by_name(folder)["mnist"].checksum
     both = "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz"
     assert checksum == f"{both} differ from the published files"
+
+
+def test_reading_another_file_than_the_published_one_is_said(tmp_path, capsys):
+    """Of every set whose published checksum is known, in one line on stderr; of others nothing."""
+    write_mnist(tmp_path / "mnist", packed=True)
+    write_imagenet(tmp_path / "Imagenet32_train_npz", 32)
+    (tmp_path / "tinyshakespeare.txt").write_bytes(b"to be or not to be " * 50)
+    (tmp_path / "mine.txt").write_bytes(b"to be or not to be " * 50)
+    for name, notices in (("mnist", 1), ("tinyshakespeare", 1), ("mine.txt", 0), ("imagenet32", 0)):
+        load_data(name, tmp_path)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "checksum" in line]
+        assert len(lines) == notices, name
+        assert all(line.startswith(f"{name}: {tmp_path}") and "used as found" in line for line in lines)
 
 
 def test_a_published_file_is_known(folder, monkeypatch):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import itertools
 import json
@@ -6,7 +7,8 @@ import math
 import pytest
 
 from eval_tasks.aggregates import estimate
-from eval_tasks.contenders import make_contenders
+from eval_tasks.baselines import Baseline
+from eval_tasks.contenders import baseline_contender, make_contenders
 from eval_tasks.data import load_data
 from eval_tasks.evaluation import Evaluation, count_runs
 from eval_tasks.report.figures import draw_figure
@@ -24,6 +26,16 @@ def test_choice_of_a_learning_rate():
     assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == (0.2, False)
     assert choose({0.1: [1.0], 0.2: [1.0], 0.4: [1.0]}) == (0.1, True)
     assert choose({0.1: [None], 0.2: [3.0]}) == (0.2, True)
+
+
+def test_baselines_that_differ_in_more_than_rate_and_decay_share_no_program():
+    plain = Baseline(parametrization="sp", learning_rate=None, tuned_at="each width", weight_decay=0.0)
+    decayed = dataclasses.replace(plain, weight_decay=0.1)
+    other = dataclasses.replace(plain, b1=0.8)
+    programs = [
+        baseline_contender(name, b).program for name, b in (("a", plain), ("b", decayed), ("c", other))
+    ]
+    assert programs[0] == programs[1] != programs[2]
 
 
 def test_the_grid_goes_up_by_factors_of_two():

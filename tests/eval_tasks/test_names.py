@@ -17,6 +17,8 @@ from mulo.errors import InputError
         "transformer-w128-d2-h8_pydoc",
         "transformer-learned-w8-d1-h1_my_book.txt-32",
         "rnn-w5-d1_tinyshakespeare",
+        "resnet-w8-d4-rsqrt_digits",
+        "transformer-w16-d2-h2-rlinear_pydoc",
     ],
 )
 def test_parsing_and_printing_are_inverse(name):
@@ -57,6 +59,13 @@ def test_parts():
         ),
         ("transformer-w12-d2-h4_pydoc", "with 4 heads was given the width 12; wanted a multiple of 8 or"),
         ("autoencoder-w6-d2_digits", "Model 'autoencoder' was given the width 6; wanted a multiple of 4\\."),
+        ("mlp-w8-d2-rsqrt_digits", "Model 'mlp' has no residual branches; leave out -rsqrt"),
+        (
+            "vit-w8-d2-rliner_digits",
+            "No scaling of residual branches is called 'liner'. Did you mean 'linear'",
+        ),
+        ("vit-w8-d2-r_digits", "No scaling of residual branches is called ''"),
+        ("vit-w8-d2-rsqrt-h4_digits", "No scaling of residual branches is called 'sqrt-h4'"),
         ("mlp-w8-d2", "is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET"),
         ("", "'' is no task name"),
     ],

@@ -1,5 +1,7 @@
 """What every model promises, in SP and muP."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +22,12 @@ EACH_PARAMETRIZATION = pytest.mark.parametrize("parametrization", ["sp", "mup"])
 KEY = jax.random.key(0)
 
 
+def name_of(path):
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
 def by_path(params):
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    return {name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
 def batch_of(task, batch_size, seed=1):
@@ -53,6 +56,33 @@ def test_roles_and_multipliers_of_every_leaf(row):
         assert leaf.update_multiplier == (1 / leaf.fan_in if hidden else 1.0), path
         assert leaf.adam_lr_multiplier == (2.0 if hidden else 1.0), path  # half the base width
     assert row.make("sp").mup is STANDARD
+
+
+@pytest.mark.parametrize(
+    ("model", "inside", "last"),
+    [
+        ("resnet-w8-d4{}_digits", r".*_conv_.*", r".*_conv_1_norm/.*"),
+        ("vit-w8-d4-h2{}_digits", r"block_.*", r"block_\d/(attention/out|linear_1)/.*"),
+        ("transformer-w8-d4-h2{}_pydoc-8", r"block_.*", r"block_\d/(attention/out|linear_1)/.*"),
+    ],
+)
+def test_residual_branches_scaled_with_depth(model, inside, last):
+    """Each of four branches counts half with "sqrt", a quarter with "linear": as if its last layer did."""
+    plain = make_task(model.format(""), "mup")
+    # Output weights that are not zero.
+    params = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), plain.init(KEY))
+    batch = batch_of(plain, 4)
+    before = plain.loss(params, KEY, batch)
+    for residual, branch, rate in (("-rsqrt", 0.5, 0.5), ("-rlinear", 0.25, 1.0)):
+        task = make_task(model.format(residual), "mup", plain.source)
+        shrunk = jax.tree_util.tree_map_with_path(
+            lambda path, p, branch=branch: p * branch if re.fullmatch(last, name_of(path)) else p, params
+        )
+        loss = task.loss(params, KEY, batch)
+        assert loss == pytest.approx(float(plain.loss(shrunk, KEY, batch)), rel=1e-6)
+        assert abs(loss - before) > 1e-4
+        for leaf in task.mup.leaves:  # the root asks for a smaller learning rate too
+            assert leaf.adam_lr_multiplier == (rate if re.fullmatch(inside, leaf.path) else 1.0), leaf.path
 
 
 def test_mup_starts_as_sp_does_but_for_its_outputs():
@@ -94,7 +124,11 @@ def test_promotes_no_types_and_ranks_and_keeps_its_state(row, parametrization):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@EACH_ROW
+@pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=pytest.mark.slow if row.model == "resnet" else ()) for row in MODEL_ROWS],
+    ids=lambda row: row.model,
+)
 def test_training_begins_at_guessing_and_learns(row):
     task = row.make("mup")
     program = make_program(

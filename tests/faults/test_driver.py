@@ -125,9 +125,8 @@ def test_the_driver_is_killed_while_it_writes_a_checkpoint(quiet, tmp_path, star
     assert all(path.name.startswith("step-") for path in (out / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.fault)], ids=["TERM", "INT"]
-)
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["TERM", "INT"])
 def test_a_signal_checkpoints_and_another_number_of_workers_goes_on(
     long_quiet, tmp_path, start_process, number
 ):

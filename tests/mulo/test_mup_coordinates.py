@@ -81,6 +81,7 @@ def test_musgd_is_flat_and_without_its_multipliers_it_vanishes():
     assert check(mlp, lambda _: optax.sgd(10.0)).verdicts == ("vanishing",) * 3
 
 
+@pytest.mark.slow
 def test_a_learned_optimizer_under_mup_is_flat_and_without_it_grows():
     # The golden theta is momentum over its root mean square, with an epsilon of 1e-5 in the mean square:
     # of gradients that shrink as 1/width, only large ones keep their size.
@@ -117,6 +118,7 @@ def low_rank(width, role):
     return model._replace(init=init, loss=loss, activations=activations, mup=mup)
 
 
+@pytest.mark.slow
 def test_a_low_rank_pair_without_multiplier_has_the_role_of_a_hidden_weight():
     assert check(functools.partial(low_rank, role=Role.HIDDEN), adam).passed
     wrong = check(functools.partial(low_rank, role=Role.OUTPUT), adam)

@@ -148,7 +148,10 @@ def test_the_two_forms_are_one_function():
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.slow if case == "learned in_mup_form" else ()) for case in CASES],
+)
 def test_both_forms_give_the_same_run(case):
     make = CASES[case]
     ours, standard = starts()
@@ -232,6 +235,16 @@ def test_rescale_init():
     # Base width: the network that was there.
     same = mulo.mup.infer(structs(BASE), structs(BASE), structs(WIDTH), form="standard")
     assert_trees_equal(mulo.mup.rescale_init(init(BASE), same), init(BASE))
+
+
+def test_rescale_init_with_an_output_factor_of_its_own():
+    """A factor that was given moves the weight by itself, whatever the role."""
+    given = {"out/w": Leaf(forward_multiplier=BASE / WIDTH)}
+    mup = mulo.mup.infer(structs(WIDTH), structs(BASE), overrides=given, form="standard")
+    params = init(WIDTH)
+    scaled = mulo.mup.rescale_init(params, mup)
+    assert_trees_close(scaled["out"]["w"], params["out"]["w"] * np.float32(BASE / WIDTH), 1e-6)
+    assert_trees_equal({**scaled, "out": None}, {**params, "out": None})
 
 
 ERRORS = {

@@ -119,7 +119,10 @@ CASES = {
         lambda n: {"l": {"w": (n, 3, 2, n), "b": (3, 2, n)}},
         {"l/w": ("hidden", 8, 48), "l/b": ("vector", 1, 48)},
     ),
-    "low rank": (lambda n: {"a": (n, 2), "b": (2, n)}, {"a": ("output", 8, 2), "b": ("input", 2, 8)}),
+    "low rank, and nothing else": (
+        lambda n: {"a": (n, 2), "b": (2, n)},
+        {"a": ("output", 8, 2), "b": ("input", 2, 8)},
+    ),
     "temperature": (lambda n: {"t": (), "x": (n,)}, {"t": ("scalar", 1, 1)}),
     "what does not grow": (lambda n: {"f": (5, 6), "x": (n,)}, {"f": ("vector", 1, 30)}),
 }  # fmt: skip
@@ -145,7 +148,27 @@ AMBIGUOUS = {
     ),
     "stacked queries": (lambda n: {"w": (5, n, n, 4)}, r"stacked_axes=\(0,\)"),
     "3-d convolution or stack": (lambda n: {"w": (5, 3, 3, n, n)}, r"stacked_axes=\(0,\)"),
+    "low-rank pair in a layer": (
+        lambda n: {"l": {"w": (n, n), "a": (n, 2), "b": (2, n)}, "e": (5, n)},
+        r"l/a, shape \(8, 2\).*Leaf\(role=Role\.OUTPUT, fan_in_axes=\(0,\)\), a kernel onto few outputs.*"
+        r"Leaf\(role=Role\.HIDDEN, fan_in_axes=\(0,\)\), the first of a low-rank pair",
+    ),
+    "bias of several axes in a flat dictionary": (
+        lambda n: {"q": (n, n // 2, n), "q_bias": (n // 2, n), "o": (n // 2, n, n)},
+        r"q_bias, shape \(4, 8\).*Leaf\(role=Role\.VECTOR, fan_in_axes=\(\)\), the bias of another leaf.*"
+        r"Leaf\(role=Role\.HIDDEN, fan_in_axes=\(0,\)\)",
+    ),
 }
+
+
+def test_an_override_settles_a_low_rank_pair_and_a_bias():
+    def make(n):
+        pair = {"w": (n, n), "a": (n, 2), "b": (2, n)}
+        return {"l": pair, "flat": {"q": (n, n // 2, n), "q_bias": (n // 2, n), "o": (n // 2, n, n)}}
+
+    got = found(infer(make, (8,), (4,), overrides={"l/a": Role.HIDDEN, "*/q_bias": Role.VECTOR}))
+    assert (got["l/a"], got["l/b"]) == (("hidden", 8, 2), ("input", 2, 8))
+    assert got["flat/q_bias"] == ("vector", 1, 32)
 
 
 @pytest.mark.parametrize("case", AMBIGUOUS)
