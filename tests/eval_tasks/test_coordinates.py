@@ -1,6 +1,9 @@
 import pytest
 
 from eval_tasks.cli import main
+from eval_tasks.coordinates import CheckSettings, check_task, choose_optimizer
+from eval_tasks.names import parse_task_name
+from tests.eval_tasks.zoo import MODEL_ROWS
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -35,6 +38,26 @@ def test_a_learned_optimizer_passes_under_mup(tmp_path, capsys):
     words = ("--optimizer", "mulo-quick", "--num-seeds", "1")  # the last one counts
     code, text, _ = run_cli(capsys, *TINY, *words, "--out", tmp_path / "a.png")
     assert (code, set(verdicts(text).values())) == (0, {"flat"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parametrization", ["mup", "sp"])
+@pytest.mark.parametrize("row", MODEL_ROWS, ids=lambda row: row.model)
+def test_every_model_is_flat_under_muadam_and_not_in_sp(row, parametrization):
+    # Chance adds to the changes of narrow networks: the MLP's logits are at the limit from 64 on.
+    narrowest = {"convnet": 32, "resnet": 32, "mlp": 128}.get(row.model, 64)
+    settings = CheckSettings(
+        task=parse_task_name(row.task),
+        parametrization=parametrization,
+        widths=(narrowest, 4 * narrowest),
+        num_steps=3,
+        num_seeds=4,
+        batch_size=32,
+        seed=0,
+    )
+    optimizer, _ = choose_optimizer("adam", None, parametrization)
+    check = check_task(settings, optimizer)
+    assert check.passed == (parametrization == "mup"), check.table()
 
 
 @pytest.mark.parametrize(
