@@ -171,8 +171,8 @@ def _options(arguments: argparse.Namespace, workers: WorkerOptions | None) -> An
 def _train(arguments: argparse.Namespace, config: MetaTrainConfig | None, out: Path) -> Any:
     """Begins a run, or goes on with one where there is no configuration."""
     workers = _worker_options(arguments)
-    if workers is not None and workers.gpus:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # of the driver: the GPUs are the workers'
+    if workers is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of the driver; GPUs are the workers'
     with open_cluster(workers) as cluster:
         from meta_train.driver import resume, run
 

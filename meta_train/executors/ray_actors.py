@@ -5,7 +5,6 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import threading
 import time
@@ -23,18 +22,21 @@ from meta_train.errors import ExecutorError
 from meta_train.executors.messages import Answer, Facts, Request
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import Answered, Died, Event, Ready, Started
+from meta_train.executors.ports import answers, host_and_port, public_addresses
 from meta_train.executors.private_folders import compilation_cache, make_temporary_folder
 from mulo.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 256 * 2**20
-_CONNECT_SECONDS = 1.0
 _HEALTH_SECONDS = 2.0
 """How often Ray itself is looked at."""
 
 _LOST_SECONDS = 6.0
-"""Ray is lost when it has not answered for so long. Its own library ends this process after 60 s."""
+"""Ray on this machine is lost when it has not answered for so long."""
+
+_FAR_LOST_SECONDS = 30.0
+"""The same of a cluster elsewhere: networks pause. Ray's own library ends this process after 60 s."""
 
 _SHUTDOWN_SECONDS = 10.0
 
@@ -115,13 +117,15 @@ def open_cluster(options: WorkerOptions) -> Iterator["RayCluster"]:
         )
     if options.address is None and options.gpus:
         _check_found(options, count_gpus_here())
-    folder = make_temporary_folder() if options.address is None else None
-    cluster = RayCluster(options, folder)
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if options.address is None:
+            folder, owner = make_temporary_folder()
+            stack.enter_context(owner)
+        cluster = RayCluster(options, folder)
+        stack.callback(cluster.close)
         cluster.connect()
         yield cluster
-    finally:
-        cluster.close()
 
 
 def _check_found(options: WorkerOptions, found: float) -> None:
@@ -161,9 +165,21 @@ class RayCluster:
             self._start(self.folder, common)
         node = next(n for n in ray.nodes() if n["NodeID"] == ray.get_runtime_context().get_node_id())
         self._watched = [
-            _host_and_port(ray.get_runtime_context().gcs_address),
+            host_and_port(ray.get_runtime_context().gcs_address),
             (node["NodeManagerAddress"], node["NodeManagerPort"]),
         ]
+        if self.folder is not None and not self.options.insecure:
+            self._check_loopback()
+
+    def _check_loopback(self) -> None:
+        """Refuses a Ray whose ports other machines reach: another version may not listen where it is told."""
+        for host in public_addresses():
+            for _, port in self._watched:
+                if answers(host, port):
+                    raise InputError(
+                        f"Ray {ray.__version__} listens on {host}:{port}, where other machines reach it; "
+                        "wanted 127.0.0.1 alone. Install ray==2.60.0, or give --insecure."
+                    )
 
     def _start(self, folder: Path, common: dict[str, Any]) -> None:
         inner = (
@@ -178,6 +194,7 @@ class RayCluster:
                 ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
             with _on_loopback():
                 ray.init(
+                    address="local",  # whatever RAY_ADDRESS says
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     _temp_dir=str(inner),
@@ -189,8 +206,13 @@ class RayCluster:
 
     def _join(self, common: dict[str, Any]) -> None:
         address = self.options.address
+        if "://" in address:
+            raise InputError(
+                f"--address {address}: Ray's client is not supported. Run this on a machine of the cluster, "
+                "with --address HOST:PORT or auto."
+            )
         host, _, port = address.rpartition(":")
-        if host and port.isdigit() and not _answers(host, int(port)):
+        if host and port.isdigit() and not answers(host, int(port)):
             raise InputError(f"--address {address}: nothing answers there. Start it: ray start --head.")
         local = host in ("127.0.0.1", "localhost")
         try:
@@ -219,10 +241,10 @@ class RayCluster:
         if now - self._looked < _HEALTH_SECONDS:
             return
         self._looked = now
-        silent = [place for place in self._watched if not _answers(*place)]
+        silent = [place for place in self._watched if not answers(*place)]
         if not silent:
             self._answered = time.monotonic()
-        elif time.monotonic() - self._answered > _LOST_SECONDS:
+        elif time.monotonic() - self._answered > (_LOST_SECONDS if self.folder else _FAR_LOST_SECONDS):
             self.lost = True
             host, port = silent[0]
             raise ExecutorError(f"Ray is lost: {host}:{port} does not answer any more.")
@@ -374,19 +396,6 @@ def actor_options(options: WorkerOptions) -> dict[str, Any]:
         "scheduling_strategy": "SPREAD",
         "runtime_env": {"env_vars": variables},
     }
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _answers(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
 
 
 def _one_line(error: BaseException) -> str:
