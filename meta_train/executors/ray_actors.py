@@ -5,6 +5,7 @@ import logging
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -39,6 +40,10 @@ _FAR_LOST_SECONDS = 30.0
 """The same of a cluster elsewhere: networks pause. Ray's own library ends this process after 60 s."""
 
 _SHUTDOWN_SECONDS = 10.0
+
+_KNOCK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+_KNOCK_SECONDS = 5.0
+"""A cluster lets in whom it lets in within a second."""
 
 _PUBLISHED = (
     *("num_workers", "worker_inner_steps_per_second", "worker_busy_fraction", "executor_seconds"),
@@ -219,8 +224,11 @@ class RayCluster:
             with _on_loopback() if local else contextlib.nullcontext():
                 ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise InputError(f"--address {address}: {_one_line(error)}") from error
-        if os.environ.get("RAY_AUTH_MODE") != "token" and not self.options.insecure:
+            here = os.environ.get("RAY_AUTH_MODE")
+            hint = "" if here == "token" else " If it asks for a token, set RAY_AUTH_MODE=token here too."
+            raise InputError(f"--address {address}: {_one_line(error)}{hint}") from error
+        closed = os.environ.get("RAY_AUTH_MODE") == "token" and _asks_for_token()
+        if not closed and not self.options.insecure:
             raise InputError(
                 f"--address {address}: this cluster asks for no token, so whoever reaches it can run code "
                 "here. Start it with RAY_AUTH_MODE=token, or give --insecure."
@@ -396,6 +404,23 @@ def actor_options(options: WorkerOptions) -> dict[str, Any]:
         "scheduling_strategy": "SPREAD",
         "runtime_env": {"env_vars": variables},
     }
+
+
+def _asks_for_token() -> bool:
+    """Whether the cluster that we are in turns away a process that brings no token."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", _KNOCK, ray.get_runtime_context().gcs_address]
+    try:
+        knocked = subprocess.run(
+            command,
+            env={**others, "RAY_AUTH_MODE": "disabled"},
+            timeout=_KNOCK_SECONDS,
+            check=False,
+            capture_output=True,
+        )
+    except subprocess.TimeoutExpired:  # Ray tries again and again
+        return True
+    return knocked.returncode != 0
 
 
 def _one_line(error: BaseException) -> str:

@@ -36,10 +36,10 @@ with _on_loopback():
 class Machines:
     """`ray start` of machines with one CPU each. All of them are this machine, and on loopback."""
 
-    def __init__(self, folder, start_process):
+    def __init__(self, folder, start_process, mode):
         token = folder / "token"
         token.write_text(secrets.token_hex(32))
-        self.environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+        self.environment = {"RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN_PATH": str(token)}
         self._folder, self._start_process = folder, start_process
         with socket.create_server(("127.0.0.1", 0)) as server:
             port = server.getsockname()[1]
@@ -68,10 +68,10 @@ class Machines:
 
 
 @pytest.fixture
-def machines(start_process):
+def machines(request, start_process):
     pytest.importorskip("ray")
     folder = Path(tempfile.mkdtemp(prefix="mulo-t-", dir="/tmp"))  # the paths of Ray's sockets are long
-    machines = Machines(folder, start_process)
+    machines = Machines(folder, start_process, getattr(request, "param", "token"))
     yield machines
     while machines.processes:
         machines.leave()
@@ -110,7 +110,12 @@ def test_machines_join_and_are_lost(machines, tmp_path, start_process):
     assert train(local, make_meta_update(config), range(meta_step), config=config) == theta_digest(theta)
 
 
-def test_a_cluster_without_the_token_is_not_joined(machines, tmp_path, start_process):
+@pytest.mark.parametrize(
+    ("machines", "refusal"),
+    [("token", "Failed to connect"), ("disabled", "asks for no token")],
+    indirect=["machines"],
+)
+def test_a_cluster_with_another_token_or_none_is_not_joined(machines, refusal, tmp_path, start_process):
     flags = [*FLAGS, "--workers", "1", "--address", machines.address, "--out", tmp_path / "run"]
     wrong = tmp_path / "token"
     wrong.write_text(secrets.token_hex(32))
@@ -118,4 +123,4 @@ def test_a_cluster_without_the_token_is_not_joined(machines, tmp_path, start_pro
     process = start_process("-m", "meta_train.cli", *flags, **environment)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 2, said
-    assert f"error: --address {machines.address}: " in said.splitlines()[-1]
+    assert re.search(rf"error: --address {machines.address}: .*{refusal}", said.splitlines()[-1])
