@@ -266,7 +266,8 @@ def _take_meta_steps(
     except (InterruptedMetaStepError, ExecutorError) as error:
         if saved_at != meta_step and _save_known(state, meta_step, progress):
             saved_at = meta_step
-        if isinstance(error, ExecutorError):
+        # A batch system sends its signal to the workers and to Ray too: then that is what has ended the run.
+        if isinstance(error, ExecutorError) and progress.request.signal_number is None:
             raise
         progress.display.say(str(error))
     return state, meta_step, saved_at

@@ -1,5 +1,6 @@
 """Faults of whole runs: of the driver, of Ray, of the disk. What goes on ends with the same bits."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -54,6 +55,14 @@ def wait_for(condition, process, seconds=90):
 
 def checkpoints(out):
     return RunDirectory(out).checkpoint_steps() if out.exists() else []
+
+
+def assert_saved_bits(out):
+    """The newest theta is that of the local executor after as many meta-steps."""
+    directory, config = RunDirectory.open(out)
+    meta_step, theta = newest_theta(directory, config)
+    local = LocalExecutor(config, build_programs(config))
+    assert train(local, make_meta_update(config), range(meta_step), config=config) == theta_digest(theta)
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +138,16 @@ def ask_to_stop(call):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("what", [lose_all, ask_to_stop])
+def lose_all_by_a_signal(call):
+    ask_to_stop(call)
+    lose_all(call)
+
+
+@pytest.mark.parametrize("what", [lose_all, ask_to_stop, lose_all_by_a_signal])
 def test_when_no_worker_answers_any_more_the_driver_saves_what_it_knows(quiet, tmp_path, monkeypatch, what):
     """Not only what the last regular checkpoint has, here after meta-step 4."""
-    monkeypatch.setattr(crew, "_STOP_SECONDS", 0.0)
+    if what is ask_to_stop:
+        monkeypatch.setattr(crew, "_STOP_SECONDS", 0.0)
     config = dataclasses.replace(CONFIG, warmup_steps=MetaTrainConfig().warmup_steps)  # that of `quiet`
     out = tmp_path / "run"
     options = RunOptions(checkpoint_interval=4, workers=WorkerOptions(workers=5, snapshot_interval=3))
@@ -207,6 +222,25 @@ def test_a_signal_checkpoints_and_another_number_of_workers_goes_on(
 
 
 @pytest.mark.fault
+def test_a_signal_to_all_processes_of_a_run_is_one_to_the_driver(tmp_path, start_process):
+    """As batch systems send it."""
+    psutil = pytest.importorskip("psutil")
+    out = tmp_path / "run"
+    flags = ["--meta-steps", "50000", "--checkpoint-interval", "100", "--workers", "2", "--out", out]
+    process = start_process("-m", "meta_train.cli", *FLAGS, *flags)
+    wait_for(lambda: len(checkpoints(out)) > 1, process)
+    began = time.monotonic()
+    for each in (*psutil.Process(process.pid).children(recursive=True), process):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    assert time.monotonic() - began < 30
+    assert "all is saved. Go on with" in said
+    assert_saved_bits(out)
+
+
+@pytest.mark.fault
 @pytest.mark.parametrize("name", ["gcs_server", "raylet"])
 def test_ray_itself_is_lost(tmp_path, start_process, name):
     psutil = pytest.importorskip("psutil")
@@ -221,7 +255,6 @@ def test_ray_itself_is_lost(tmp_path, start_process, name):
     assert process.returncode == 1, said
     (line,) = [line for line in said.splitlines() if "error:" in line]
     assert re.search(r"Ray is lost.*last checkpoint is \S*step-\d+\.mulo\. Go on with: .*--resume", line)
-    directory, config = RunDirectory.open(out)
-    meta_step, theta = newest_theta(directory, config)
-    local = LocalExecutor(config, build_programs(config))
-    assert train(local, make_meta_update(config), range(meta_step), config=config) == theta_digest(theta)
+    # Nothing that was made is lost, nor only what regular checkpoints have.
+    assert checkpoints(out)[0] == len((out / "metrics.jsonl").read_text().splitlines())
+    assert_saved_bits(out)
