@@ -276,7 +276,9 @@ class Crew:
         return max(self._options.worker_timeout, _PATIENCE * expected)
 
     def _keep_up(self) -> None:
-        """Starts whoever is missing."""
+        """Starts whoever is missing; after a signal nobody."""
+        if self._stop():
+            return
         taken = {member.place for member in self._members.values()}
         for index, place in enumerate(self._places):
             if index in taken or place.offences >= 2 or self._clock() < place.not_before:

@@ -257,6 +257,10 @@ class RayCluster:
             host, port = silent[0]
             raise ExecutorError(f"Ray is lost: {host}:{port} does not answer any more.")
 
+    def is_there(self) -> bool:
+        """Whether Ray can be told anything: where nobody listens, calls wait for a minute. See `check`."""
+        return answers(*self._watched[0])
+
     def close(self) -> None:
         """Leaves the cluster, and ends it if it is ours. Returns in some seconds, whatever has happened."""
         node = ray._private.worker._global_node
@@ -310,6 +314,8 @@ class RayPool:
 
     def start(self, worker_id: int, place: int) -> None:
         """See `meta_train.executors.pool.WorkerPool`."""
+        if not self._cluster.is_there():
+            return
         log = None
         if self._log_folder is not None:
             log = str(self._log_folder.absolute() / f"worker-{place}-{worker_id}.log")
@@ -338,7 +344,7 @@ class RayPool:
         """See `meta_train.executors.pool.WorkerPool`."""
         actor = self._actors.pop(worker_id, None)
         self._refs = {ref: entry for ref, entry in self._refs.items() if entry[0] != worker_id}
-        if actor is not None:
+        if actor is not None and self._cluster.is_there():
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor, no_restart=True)
 
