@@ -25,7 +25,8 @@ examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
-  mulo-meta-train --preset paper-s --gpus 8 --out runs/c one worker on each GPU; the same theta as with one
+  mulo-meta-train --preset paper-s --pairs-per-slot 1 --gpus 8 --out runs/c
+                                                         one worker on each GPU; the same theta as with one
   mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date
   mulo-meta-train config --preset quick                  all fields, as a file for --config
   mulo-meta-train digest runs/a                          SHA-256 of the run's theta
@@ -170,8 +171,8 @@ def _options(arguments: argparse.Namespace, workers: WorkerOptions | None) -> An
 def _train(arguments: argparse.Namespace, config: MetaTrainConfig | None, out: Path) -> Any:
     """Begins a run, or goes on with one where there is no configuration."""
     workers = _worker_options(arguments)
-    if workers is not None and workers.gpus:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # of the driver: the GPUs are the workers'
+    if workers is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of the driver; GPUs are the workers'
     with open_cluster(workers) as cluster:
         from meta_train.driver import resume, run
 

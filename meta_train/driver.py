@@ -181,8 +181,9 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
             f"{directory.path}: meta-steps {first_meta_step} to {config.meta_steps}, "
             f"{len(config.slots())} slots"
         )
+        _say_idle(work, display)
         if state.slot_states:
-            executor.restore(state.slot_states, first_meta_step)
+            executor.restore(state.slot_states, first_meta_step, state.history)
         saver = Saver(config, directory, executor, work.options.keep_checkpoints)
         progress = _Progress(executor, saver, display, metrics, request)
         state, meta_step, saved_at = _take_meta_steps(work, state, first_meta_step, progress)
@@ -200,6 +201,16 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
                 f"{work.how_to_go_on()}"
             )
     return RunOutcome(state.theta, meta_step, None if finished else request.signal_number)
+
+
+def _say_idle(work: _Work, display: Display) -> None:
+    """Tells of workers that never have anything to do."""
+    workers, num_slots = work.options.workers, len(work.config.slots())
+    if workers is not None and workers.num_workers > num_slots:
+        display.say(
+            f"{workers.num_workers} workers are asked for, and {num_slots} have work: one a slot. Each "
+            "task has num_pairs / pairs_per_slot of them; a new run with a smaller --pairs-per-slot has more."
+        )
 
 
 @contextlib.contextmanager
@@ -252,9 +263,24 @@ def _take_meta_steps(
         if saved_at != meta_step:
             progress.saver.save(state, meta_step)
             saved_at = meta_step
-    except InterruptedMetaStepError as error:
+    except (InterruptedMetaStepError, ExecutorError) as error:
+        if saved_at != meta_step and _save_known(state, meta_step, progress):
+            saved_at = meta_step
+        # A batch system sends its signal to the workers and to Ray too: then that is what has ended the run.
+        if isinstance(error, ExecutorError) and progress.request.signal_number is None:
+            raise
         progress.display.say(str(error))
     return state, meta_step, saved_at
+
+
+def _save_known(state: ResumeState, meta_step: int, progress: _Progress) -> bool:
+    """Saves what this process knows, when the workers cannot be asked. Never hides why they cannot."""
+    try:
+        progress.saver.save_known(state, meta_step)
+    except (CheckpointError, OSError) as error:
+        progress.display.say(f"meta-step {meta_step}: not saved. {error}")
+        return False
+    return True
 
 
 def _note(

@@ -17,6 +17,17 @@ class _Snapshot(NamedTuple):
     state: SlotState | None  # None: the slot begins its first inner run there
 
 
+class History(NamedTuple):
+    """How slots come from states of different ages to one meta-step: by doing again what was done since."""
+
+    meta_steps: tuple[int, ...]  # each slot's state is that before this meta-step; none = a run begins there
+    thetas: tuple[Theta, ...]  # of all meta-steps from the oldest of these on
+
+    def since(self, slot_index: int) -> tuple[Theta, ...]:
+        """The thetas that the state of a slot has not seen, the oldest first."""
+        return self.thetas[self.meta_steps[slot_index] - min(self.meta_steps) :]
+
+
 class Recovery:
     """Snapshots of the slots, each with its own age, and the thetas of the meta-steps since the oldest.
 
@@ -29,10 +40,23 @@ class Recovery:
         self._snapshots = [_Snapshot(0, None)] * len(config.slots())
         self._thetas: dict[int, Theta] = {}
 
-    def restore(self, slot_states: Sequence[SlotState], meta_step: int) -> None:
+    def restore(
+        self, slot_states: Sequence[SlotState | None], meta_step: int, history: History | None = None
+    ) -> None:
         """Goes on from a checkpoint before `meta_step`."""
-        self._snapshots = [_Snapshot(meta_step, state) for state in slot_states]
         self._thetas = {}
+        if history is None:
+            self._snapshots = [_Snapshot(meta_step, state) for state in slot_states]
+            return
+        pairs = zip(history.meta_steps, slot_states, strict=True)
+        self._snapshots = [_Snapshot(first, state) for first, state in pairs]
+        self._thetas = dict(enumerate(history.thetas, min(history.meta_steps)))
+
+    def known_states(self, meta_step: int) -> tuple[list[SlotState | None], History]:
+        """What `restore` needs to go on before `meta_step`, without asking any worker."""
+        meta_steps = tuple(snapshot.meta_step for snapshot in self._snapshots)
+        thetas = tuple(self._thetas[step] for step in range(min(meta_steps), meta_step))
+        return [snapshot.state for snapshot in self._snapshots], History(meta_steps, thetas)
 
     def keep_theta(self, meta_step: int, theta: Theta) -> None:
         """Keeps the theta of a meta-step, and forgets those that no slot needs any more."""

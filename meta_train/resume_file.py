@@ -1,13 +1,16 @@
 """Everything that `--resume` needs, in one checkpoint file."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from meta_train.config import MetaTrainConfig
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
+from meta_train.recovery import History
 from meta_train.slot import SlotState
 from meta_train.validation import Best, no_best
 from mulo.checkpoint_file import fit, read_file, to_body, write_file
@@ -15,7 +18,11 @@ from mulo.errors import CheckpointError
 from mulo.optimizers.base import PyTree, Theta
 
 _KIND = "run-state"
-_MAX_BYTES = 2**30
+_SLACK_BYTES = 2**21
+"""Of the header, and of what stands in the file beside the numbers of arrays."""
+
+_LEAF_SLACK_BYTES = 2**10
+"""The same, for each array: its name, shape and dtype."""
 
 
 class ResumeState(NamedTuple):
@@ -23,13 +30,21 @@ class ResumeState(NamedTuple):
 
     theta: Theta
     meta_optimizer_state: PyTree
-    slot_states: list[SlotState]  # one a slot, in slot order
+    slot_states: list[SlotState | None]  # one a slot, in slot order; `None` only with a history
     best: Best  # by validation
+    history: History | None = None  # `None`: all slots are where theta is
 
 
 def write_resume_file(path: Path, state: ResumeState, config: MetaTrainConfig) -> None:
     """Writes the state after some meta-steps; whole or not at all."""
-    write_file(path, kind=_KIND, header={"config_digest": config.digest()}, body=to_body(state))
+    header: dict[str, Any] = {"config_digest": config.digest()}
+    thetas: tuple[Theta, ...] = ()
+    if state.history is not None:
+        header["slot_meta_steps"] = list(state.history.meta_steps)
+        header["slots_with_state"] = [slot_state is not None for slot_state in state.slot_states]
+        thetas = state.history.thetas
+    body = to_body(state._replace(history=None)) | ({"thetas": to_body(thetas)} if thetas else {})
+    write_file(path, kind=_KIND, header=header, body=body)
 
 
 def read_resume_file(
@@ -40,7 +55,6 @@ def read_resume_file(
     Raises:
       CheckpointError: the file is damaged, or belongs to another configuration.
     """
-    body = _read_body(path, config)
 
     def expected() -> ResumeState:
         theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
@@ -53,8 +67,24 @@ def read_resume_file(
             best=no_best(theta),
         )
 
+    wanted = jax.eval_shape(expected)
+    theta_bytes = _num_bytes(wanted.theta)
+    header, body = _read(path, config, _num_bytes(wanted) + config.meta_steps * theta_bytes + _SLACK_BYTES)
+    meta_steps, with_state = _history_fields(path, header, config)
+    thetas = {}
+    if meta_steps is not None:
+        thetas = body.pop("thetas", thetas)
+        pairs = zip(wanted.slot_states, with_state, strict=True)
+        wanted = wanted._replace(slot_states=[state if there else None for state, there in pairs])
     # An inner run may have exploded: its parameters may be infinite, and are to be restored as they were.
-    return fit(body, jax.eval_shape(expected), str(path), finite=False)
+    state = fit(body, wanted, str(path), finite=False)
+    if meta_steps is None:
+        return state
+    num_thetas = len(thetas) if isinstance(thetas, dict) else 0
+    if num_thetas < max(meta_steps) - min(meta_steps):
+        raise CheckpointError(f"{path}: the thetas that its slots have seen are missing.")
+    thetas = fit(thetas, (wanted.theta,) * num_thetas, f"{path}: thetas")
+    return state._replace(history=History(meta_steps, thetas))
 
 
 def read_theta(path: Path, config: MetaTrainConfig) -> Theta:
@@ -63,13 +93,35 @@ def read_theta(path: Path, config: MetaTrainConfig) -> Theta:
     Raises:
       CheckpointError: the file is damaged, or belongs to another configuration.
     """
-    body = _read_body(path, config)
+    # How large the slots are is not known without their data. Reading takes twice the bytes of the file.
+    _, body = _read(path, config, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
     expected = jax.eval_shape(build_optimizer(config).init_theta, jax.random.key(0))
     return fit(body.get("theta"), expected, str(path))
 
 
-def _read_body(path: Path, config: MetaTrainConfig) -> dict[str, Any]:
-    header, body = read_file(path, kind=_KIND, max_bytes=_MAX_BYTES)
+def _read(path: Path, config: MetaTrainConfig, max_bytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    header, body = read_file(path, kind=_KIND, max_bytes=max_bytes)
     if header.get("config_digest") != config.digest():
         raise CheckpointError(f"{path} belongs to another configuration than the config.json of its run.")
-    return body
+    return header, body
+
+
+def _history_fields(
+    path: Path, header: dict[str, Any], config: MetaTrainConfig
+) -> tuple[tuple[int, ...] | None, list[bool]]:
+    """The age of each slot's state, and whether there is one; `None` = all are where theta is."""
+    if "slot_meta_steps" not in header:
+        return None, []
+    fields = header["slot_meta_steps"], header.get("slots_with_state")
+    for values, kind in zip(fields, (int, bool), strict=True):
+        if not isinstance(values, list) or [type(value) for value in values] != [kind] * len(config.slots()):
+            raise CheckpointError(f"{path}: its header does not say how old the state of each slot is.")
+    if not all(0 <= value <= config.meta_steps for value in fields[0]):
+        raise CheckpointError(f"{path}: its header has a slot that is beyond the last meta-step.")
+    return tuple(fields[0]), fields[1]
+
+
+def _num_bytes(tree: PyTree) -> int:
+    """At most so many bytes stand in a file for a tree."""
+    leaves = jax.tree.leaves(tree)
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize + _LEAF_SLACK_BYTES for leaf in leaves)

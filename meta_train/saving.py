@@ -31,7 +31,18 @@ class Saver(NamedTuple):
         Raises:
           CheckpointError: it cannot be written; the earlier ones are still there.
         """
-        state = state._replace(slot_states=self.executor.snapshot())
+        self._write(state._replace(slot_states=list(self.executor.snapshot()), history=None), meta_step)
+
+    def save_known(self, state: ResumeState, meta_step: int) -> None:
+        """The same where no worker can be asked: with older states of the slots, and the thetas since.
+
+        Raises:
+          CheckpointError: as for `save`.
+        """
+        slot_states, history = self.executor.known_states(meta_step)
+        self._write(state._replace(slot_states=slot_states, history=history), meta_step)
+
+    def _write(self, state: ResumeState, meta_step: int) -> None:
         write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config)
         self._export_best(state)
         self.directory.prune(self.keep)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from meta_train.recovery import History
     from meta_train.slot import SlotState, SlotStatistics
     from mulo.optimizers.base import Theta
 
@@ -37,8 +38,20 @@ class Executor(Protocol):
         """The state of every slot, as NumPy arrays, in slot order."""
         ...
 
-    def restore(self, slot_states: list[SlotState], meta_step: int) -> None:
-        """Goes on from a snapshot that was taken before meta-step `meta_step`."""
+    def known_states(self, meta_step: int) -> tuple[list[SlotState | None], History]:
+        """What `restore` needs to go on before `meta_step`, the one under way, though no worker answers."""
+        ...
+
+    def restore(
+        self, slot_states: list[SlotState | None], meta_step: int, history: History | None = None
+    ) -> None:
+        """Goes on before meta-step `meta_step`.
+
+        Args:
+          slot_states: in slot order.
+          meta_step: the first that has not been made.
+          history: how old the states are; `None` = they are a snapshot, taken before `meta_step`.
+        """
         ...
 
     def report(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from meta_train.executors.messages import Answer, Order, Request, SlotAnswer
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import WorkerPool
 from meta_train.executors.tally import Tally
-from meta_train.recovery import Recovery
+from meta_train.recovery import History, Recovery
 from meta_train.slot import SlotState
 from mulo.optimizers.base import PyTree, Theta
 
@@ -123,9 +123,15 @@ class DistributedExecutor:
             states |= {slot: answers[slot].state for slot in part}
         return [states[slot] for slot in range(len(self._tasks))]
 
-    def restore(self, slot_states: list[SlotState], meta_step: int) -> None:
+    def known_states(self, meta_step: int) -> tuple[list[SlotState | None], History]:
         """See `meta_train.executors.base.Executor`."""
-        self._recovery.restore(slot_states, meta_step)
+        return self._recovery.known_states(meta_step)
+
+    def restore(
+        self, slot_states: list[SlotState | None], meta_step: int, history: History | None = None
+    ) -> None:
+        """See `meta_train.executors.base.Executor`."""
+        self._recovery.restore(slot_states, meta_step, history)
         self._next_meta_step = meta_step
         self._owner, self._position, self._moves = {}, {}, {}
 
@@ -170,6 +176,11 @@ class DistributedExecutor:
             for member, request, answer in self._crew.poll():
                 self._take(round_, member, request, answer)
         self._round = None
+        after = round_.meta_step + (round_.theta is not None)
+        for slot, answer in round_.answers.items():
+            # Not before the round is through: until then every slot is to be had as it was before it.
+            if answer.state is not None:
+                self._recovery.keep_state(slot, after, answer.state)
         return round_.answers
 
     def _hand_out(self, round_: _Round) -> None:
@@ -256,11 +267,10 @@ class DistributedExecutor:
         self._tally.observe(member.place, counted)
 
     def _accept(self, round_: _Round, slot: int, worker_id: int, answer: SlotAnswer) -> None:
+        # A copy: the arrays may lie in the memory that workers share, which is small; the state is kept.
+        round_.answers[slot] = answer._replace(state=jax.tree.map(np.array, answer.state))
         after = round_.meta_step + (round_.theta is not None)
-        round_.answers[slot] = answer
         self._owner[slot], self._position[slot] = worker_id, after
-        if answer.state is not None:
-            self._recovery.keep_state(slot, after, answer.state)
 
     def _doubt(self, round_: _Round, slot: int, member: Member, answer: SlotAnswer) -> None:
         """A gradient that is not finite counts when another worker has found the same."""

@@ -92,6 +92,7 @@ class Crew:
         self._stop_seen: float | None = None
         self._short_since: float | None = None
         self._least = options.min_workers or 1
+        self._was_ready = False  # some worker was
         self.restarts = 0
         self.wait_seconds = 0.0  # in `poll`, in all
         self._keep_up()
@@ -165,12 +166,8 @@ class Crew:
         if place.offences == 1:
             self.dismiss(member, f"quarantined: {reason}", failed=False)
             return
-        member.idle = True
         self._say(f"{member.name} is quarantined for good, with its device: {reason}")
-        self._on_lost(member.worker_id)
-        self._least = min(self._least, max(1, sum(p.offences < 2 for p in self._places)))
-        if all(p.offences >= 2 for p in self._places):
-            raise ExecutorError(f"All workers are quarantined. The last: {reason}")
+        self._retire(member, reason)
 
     def publish(self, report: dict[str, Any]) -> None:
         """Shows what a meta-step was like to whoever watches the cluster."""
@@ -179,6 +176,22 @@ class Crew:
     def close(self) -> None:
         """Ends all."""
         self._pool.close()
+
+    def _refuse(self, member: Member, reason: str) -> None:
+        """A worker cannot take part, nor could any other in its place. The first one ends the run."""
+        if not self._was_ready:
+            raise ExecutorError(reason)
+        self._say(f"{member.name} is refused, and its device with it: {reason}")
+        self._retire(member, reason)
+
+    def _retire(self, member: Member, reason: str) -> None:
+        """Asks nothing more of a worker, and leaves its process alone: no other is begun on its device."""
+        self._places[member.place].offences = 2
+        member.idle = True
+        self._on_lost(member.worker_id)
+        self._least = min(self._least, max(1, sum(p.offences < 2 for p in self._places)))
+        if all(p.offences >= 2 for p in self._places):
+            raise ExecutorError(f"No worker is left that can be trusted. The last: {reason}")
 
     def _handle(self, event: Event) -> tuple[Member, Request | None, Answer] | None:
         member = self._members.get(event.worker_id)
@@ -190,9 +203,10 @@ class Crew:
             case Ready(facts=facts):
                 self._welcome(member, facts)
             case Died(reason=reason, hopeless=hopeless):
-                self._pool.end(member.worker_id)
                 if hopeless:
-                    raise ExecutorError(f"{member.name} failed, and any other would: {reason}")
+                    self._refuse(member, f"{member.name} failed, and any other would: {reason}")
+                    return None
+                self._pool.end(member.worker_id)
                 self._lose(member, reason)
             case Answered(answer=answer):
                 return member, self._settle(member, answer), answer
@@ -201,10 +215,13 @@ class Crew:
     def _welcome(self, member: Member, facts: Facts) -> None:
         member.facts, member.running = facts, True
         if self._versions is not None and facts.versions != self._versions:
-            raise ExecutorError(
+            self._refuse(
+                member,
                 f"{member.name} has {facts.versions}, and the driver {self._versions}: theta would depend on "
-                "who computes what. Install the same versions everywhere."
+                "who computes what. Install the same versions everywhere.",
             )
+            return
+        self._was_ready = True
         kinds = {m.facts.device_kind for m in self._members.values() if m.facts}
         self._say(f"{member.name} is ready: {facts.device_kind}, {facts.seconds:.1f} s to read and compile")
         if len(kinds) > 1:
@@ -213,7 +230,8 @@ class Crew:
     def _settle(self, member: Member, answer: Answer) -> Request | None:
         """Takes the request that is answered off the list; it is normally the oldest."""
         for call in member.calls:
-            if call.request.call_id == getattr(answer, "call_id", None):
+            # What is no answer at all is taken for one to the oldest, so that it is looked at.
+            if not isinstance(answer, Answer) or call.request.call_id == answer.call_id:
                 member.calls.remove(call)
                 member.since = self._clock()
                 return call.request
@@ -258,7 +276,9 @@ class Crew:
         return max(self._options.worker_timeout, _PATIENCE * expected)
 
     def _keep_up(self) -> None:
-        """Starts whoever is missing."""
+        """Starts whoever is missing; after a signal nobody."""
+        if self._stop():
+            return
         taken = {member.place for member in self._members.values()}
         for index, place in enumerate(self._places):
             if index in taken or place.offences >= 2 or self._clock() < place.not_before:

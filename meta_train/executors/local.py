@@ -7,6 +7,7 @@ from meta_train.config import MetaTrainConfig
 from meta_train.executors.base import SlotResult
 from meta_train.executors.worker import SlotWorker
 from meta_train.programs import CompiledProgram
+from meta_train.recovery import History
 from meta_train.slot import SlotState
 from mulo.optimizers.base import Theta
 
@@ -29,10 +30,20 @@ class LocalExecutor:
         """See `meta_train.executors.base.Executor`."""
         return [self._worker.state(slot_index) for slot_index in self._slots]
 
-    def restore(self, slot_states: list[SlotState], meta_step: int) -> None:
+    def known_states(self, meta_step: int) -> tuple[list[SlotState | None], History]:
+        """See `meta_train.executors.base.Executor`. Between meta-steps only."""
+        return list(self.snapshot()), History((meta_step,) * len(self._slots), ())
+
+    def restore(
+        self, slot_states: list[SlotState | None], meta_step: int, history: History | None = None
+    ) -> None:
         """See `meta_train.executors.base.Executor`."""
+        history = history or History((meta_step,) * len(self._slots), ())
         for slot_index, state in zip(self._slots, slot_states, strict=True):
-            self._worker.place(slot_index, state, meta_step)
+            first = history.meta_steps[slot_index]
+            self._worker.place(slot_index, state, first)
+            for step, theta in enumerate(history.since(slot_index), first):
+                self._worker.advance([slot_index], theta, step)
 
     def report(self) -> dict[str, Any]:
         """See `meta_train.executors.base.Executor`."""

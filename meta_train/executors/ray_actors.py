@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 import shutil
-import socket
+import subprocess
 import sys
 import threading
 import time
@@ -23,20 +23,27 @@ from meta_train.errors import ExecutorError
 from meta_train.executors.messages import Answer, Facts, Request
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.pool import Answered, Died, Event, Ready, Started
+from meta_train.executors.ports import answers, host_and_port, public_addresses
 from meta_train.executors.private_folders import compilation_cache, make_temporary_folder
 from mulo.errors import InputError
 
 _log = logging.getLogger(__name__)
 
 _OBJECT_STORE_BYTES = 256 * 2**20
-_CONNECT_SECONDS = 1.0
 _HEALTH_SECONDS = 2.0
 """How often Ray itself is looked at."""
 
 _LOST_SECONDS = 6.0
-"""Ray is lost when it has not answered for so long. Its own library ends this process after 60 s."""
+"""Ray on this machine is lost when it has not answered for so long."""
+
+_FAR_LOST_SECONDS = 30.0
+"""The same of a cluster elsewhere: networks pause. Ray's own library ends this process after 60 s."""
 
 _SHUTDOWN_SECONDS = 10.0
+
+_KNOCK = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
+_KNOCK_SECONDS = 5.0
+"""A cluster lets in whom it lets in within a second."""
 
 _PUBLISHED = (
     *("num_workers", "worker_inner_steps_per_second", "worker_busy_fraction", "executor_seconds"),
@@ -115,13 +122,15 @@ def open_cluster(options: WorkerOptions) -> Iterator["RayCluster"]:
         )
     if options.address is None and options.gpus:
         _check_found(options, count_gpus_here())
-    folder = make_temporary_folder() if options.address is None else None
-    cluster = RayCluster(options, folder)
-    try:
+    with contextlib.ExitStack() as stack:
+        folder = None
+        if options.address is None:
+            folder, owner = make_temporary_folder()
+            stack.enter_context(owner)
+        cluster = RayCluster(options, folder)
+        stack.callback(cluster.close)
         cluster.connect()
         yield cluster
-    finally:
-        cluster.close()
 
 
 def _check_found(options: WorkerOptions, found: float) -> None:
@@ -161,9 +170,21 @@ class RayCluster:
             self._start(self.folder, common)
         node = next(n for n in ray.nodes() if n["NodeID"] == ray.get_runtime_context().get_node_id())
         self._watched = [
-            _host_and_port(ray.get_runtime_context().gcs_address),
+            host_and_port(ray.get_runtime_context().gcs_address),
             (node["NodeManagerAddress"], node["NodeManagerPort"]),
         ]
+        if self.folder is not None and not self.options.insecure:
+            self._check_loopback()
+
+    def _check_loopback(self) -> None:
+        """Refuses a Ray whose ports other machines reach: another version may not listen where it is told."""
+        for host in public_addresses():
+            for _, port in self._watched:
+                if answers(host, port):
+                    raise InputError(
+                        f"Ray {ray.__version__} listens on {host}:{port}, where other machines reach it; "
+                        "wanted 127.0.0.1 alone. Install ray==2.60.0, or give --insecure."
+                    )
 
     def _start(self, folder: Path, common: dict[str, Any]) -> None:
         inner = (
@@ -178,6 +199,7 @@ class RayCluster:
                 ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
             with _on_loopback():
                 ray.init(
+                    address="local",  # whatever RAY_ADDRESS says
                     include_dashboard=False,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     _temp_dir=str(inner),
@@ -189,16 +211,24 @@ class RayCluster:
 
     def _join(self, common: dict[str, Any]) -> None:
         address = self.options.address
+        if "://" in address:
+            raise InputError(
+                f"--address {address}: Ray's client is not supported. Run this on a machine of the cluster, "
+                "with --address HOST:PORT or auto."
+            )
         host, _, port = address.rpartition(":")
-        if host and port.isdigit() and not _answers(host, int(port)):
+        if host and port.isdigit() and not answers(host, int(port)):
             raise InputError(f"--address {address}: nothing answers there. Start it: ray start --head.")
         local = host in ("127.0.0.1", "localhost")
         try:
             with _on_loopback() if local else contextlib.nullcontext():
                 ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.AuthenticationError) as error:
-            raise InputError(f"--address {address}: {_one_line(error)}") from error
-        if os.environ.get("RAY_AUTH_MODE") != "token" and not self.options.insecure:
+            here = os.environ.get("RAY_AUTH_MODE")
+            hint = "" if here == "token" else " If it asks for a token, set RAY_AUTH_MODE=token here too."
+            raise InputError(f"--address {address}: {_one_line(error)}{hint}") from error
+        closed = os.environ.get("RAY_AUTH_MODE") == "token" and _asks_for_token()
+        if not closed and not self.options.insecure:
             raise InputError(
                 f"--address {address}: this cluster asks for no token, so whoever reaches it can run code "
                 "here. Start it with RAY_AUTH_MODE=token, or give --insecure."
@@ -219,13 +249,17 @@ class RayCluster:
         if now - self._looked < _HEALTH_SECONDS:
             return
         self._looked = now
-        silent = [place for place in self._watched if not _answers(*place)]
+        silent = [place for place in self._watched if not answers(*place)]
         if not silent:
             self._answered = time.monotonic()
-        elif time.monotonic() - self._answered > _LOST_SECONDS:
+        elif time.monotonic() - self._answered > (_LOST_SECONDS if self.folder else _FAR_LOST_SECONDS):
             self.lost = True
             host, port = silent[0]
             raise ExecutorError(f"Ray is lost: {host}:{port} does not answer any more.")
+
+    def is_there(self) -> bool:
+        """Whether Ray can be told anything: where nobody listens, calls wait for a minute. See `check`."""
+        return answers(*self._watched[0])
 
     def close(self) -> None:
         """Leaves the cluster, and ends it if it is ours. Returns in some seconds, whatever has happened."""
@@ -280,6 +314,8 @@ class RayPool:
 
     def start(self, worker_id: int, place: int) -> None:
         """See `meta_train.executors.pool.WorkerPool`."""
+        if not self._cluster.is_there():
+            return
         log = None
         if self._log_folder is not None:
             log = str(self._log_folder.absolute() / f"worker-{place}-{worker_id}.log")
@@ -308,7 +344,7 @@ class RayPool:
         """See `meta_train.executors.pool.WorkerPool`."""
         actor = self._actors.pop(worker_id, None)
         self._refs = {ref: entry for ref, entry in self._refs.items() if entry[0] != worker_id}
-        if actor is not None:
+        if actor is not None and self._cluster.is_there():
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor, no_restart=True)
 
@@ -376,17 +412,21 @@ def actor_options(options: WorkerOptions) -> dict[str, Any]:
     }
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _answers(host: str, port: int) -> bool:
+def _asks_for_token() -> bool:
+    """Whether the cluster that we are in turns away a process that brings no token."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", _KNOCK, ray.get_runtime_context().gcs_address]
     try:
-        with socket.create_connection((host, port), timeout=_CONNECT_SECONDS):
-            return True
-    except OSError:
-        return False
+        knocked = subprocess.run(
+            command,
+            env={**others, "RAY_AUTH_MODE": "disabled"},
+            timeout=_KNOCK_SECONDS,
+            check=False,
+            capture_output=True,
+        )
+    except subprocess.TimeoutExpired:  # Ray tries again and again
+        return True
+    return knocked.returncode != 0
 
 
 def _one_line(error: BaseException) -> str:

@@ -119,27 +119,34 @@ class SlotWorker:
         for slot_index in set(self._ready_for) - request.owned:
             del self._ready_for[slot_index]
             self._states.pop(slot_index, None)
-        replayed = [self._replay(order) for order in request.orders]
+        replays = [self._replay(order) for order in request.orders]
+        before = began + sum(seconds for _, seconds in replays)
         results: list[SlotResult | None] = [None] * len(request.orders)
         if request.theta is not None:
             slots = [order.slot_index for order in request.orders]
             results = list(self.advance(slots, request.theta, request.meta_step))
-        answers, before = {}, began
-        for order, num_replayed, result in zip(request.orders, replayed, results, strict=True):
+        answers = {}
+        for order, (num_replayed, seconds), result in zip(request.orders, replays, results, strict=True):
             result = None if result is None else jax.device_get(result)
             state = self.state(order.slot_index) if order.return_state else None
             now = time.monotonic()
             num_truncations = num_replayed + (request.theta is not None)
-            answers[order.slot_index] = SlotAnswer(result, state, now - before, num_truncations)
+            answers[order.slot_index] = SlotAnswer(result, state, seconds + now - before, num_truncations)
             before = now
         return Answer(request.call_id, request.meta_step, answers)
 
-    def _replay(self, order: Order) -> int:
-        """Brings a slot that is not here to the meta-step of the request. Returns the truncations made."""
+    def _replay(self, order: Order) -> tuple[int, float]:
+        """Brings a slot that is not here to the meta-step of the request.
+
+        Returns:
+          The truncations made, and the seconds that it took.
+        """
         if order.start is None:
-            return 0
+            return 0, 0.0
+        began = time.monotonic()
         slot_index, (state, first, thetas) = order.slot_index, order.start
         self.place(slot_index, state, first)
         for meta_step, theta in enumerate(thetas, first):
             self.advance([slot_index], theta, meta_step)
-        return len(thetas)
+        jax.block_until_ready(self._states.get(slot_index))
+        return len(thetas), time.monotonic() - began

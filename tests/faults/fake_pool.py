@@ -67,6 +67,7 @@ class FakePool:
         self.no_room: set[int] = set()  # places
         self._config, self._programs, self._start_seconds = config, programs, start_seconds
         self.fault = fault
+        self.versions: dict[str, str] = {}
         self._events: list[tuple[float, int, Event]] = []
         self._count = itertools.count()
 
@@ -80,7 +81,7 @@ class FakePool:
 
     def make_room(self, worker):
         """What a worker waits for whose place is in `no_room`."""
-        facts = Facts(1000 + worker.worker_id, "here", "cpu", {}, self._start_seconds)
+        facts = Facts(1000 + worker.worker_id, "here", "cpu", self.versions, self._start_seconds)
         self.later(0.1, Started(worker.worker_id))
         self.later(self._start_seconds, Ready(worker.worker_id, facts))
 

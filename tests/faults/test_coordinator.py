@@ -8,8 +8,9 @@ from meta_train.config import MetaTrainConfig
 from meta_train.errors import ExecutorError, InterruptedMetaStepError
 from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
+from meta_train.executors.messages import Facts
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.pool import Answered, Died
+from meta_train.executors.pool import Answered, Died, Ready
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.meta_update import make_meta_update
 from meta_train.programs import addressed_key, build_optimizer, build_programs, slot_shapes
@@ -63,7 +64,9 @@ def quiet(programs, update):
 class Setting:
     """A distributed executor on a fake pool."""
 
-    def __init__(self, programs, num_workers, fault=None, stop=lambda: False, no_room=(), **options):
+    def __init__(
+        self, programs, num_workers, fault=None, stop=lambda: False, no_room=(), versions=None, **options
+    ):
         self.said = []
         self.pool = FakePool(CONFIG, programs, fault=fault)
         self.pool.no_room.update(no_room)
@@ -74,6 +77,7 @@ class Setting:
             say=self.said.append,
             state_shapes=slot_shapes(CONFIG, programs),
             stop=stop,
+            versions=versions,
             clock=self.pool.clock,
         )
 
@@ -170,6 +174,34 @@ def test_killed_and_restored_from_a_checkpoint(programs, update, quiet):
     assert theta_digest(theta) == quiet
 
 
+@pytest.mark.parametrize("meta_step", [2, 7])
+def test_what_the_driver_knows_is_enough_to_go_on_when_no_worker_answers(programs, update, quiet, meta_step):
+    """Some slots have answered for the meta-step under way, with their states; it is made again."""
+    stopped = []
+
+    def fault(call):
+        if call.request.meta_step != meta_step or call.worker.place == 0:
+            return call.answer
+        return stopped.append(True)
+
+    first = Setting(programs, 2, fault, stop=lambda: bool(stopped), snapshot_interval=3)
+    theta = build_optimizer(CONFIG).init_theta(addressed_key(CONFIG.seed, "theta"))
+    state = make_meta_optimizer(CONFIG).init(theta)
+    for step in range(meta_step):
+        results = first.executor.advance(theta, step)
+        theta, state, _ = update(theta, state, [result.gradient for result in results])
+    with pytest.raises(InterruptedMetaStepError):
+        first.executor.advance(theta, meta_step)
+    known = first.executor.known_states(meta_step)
+    for second in (Setting(programs, 3).executor, LocalExecutor(CONFIG, programs)):
+        second.restore(known[0], meta_step, known[1])
+        mine, my_state = theta, state
+        for step in range(meta_step, CONFIG.meta_steps):
+            results = second.advance(mine, step)
+            mine, my_state, _ = update(mine, my_state, [result.gradient for result in results])
+        assert theta_digest(mine) == quiet
+
+
 def test_a_snapshot_is_that_of_the_local_executor_even_if_a_worker_dies_meanwhile(programs, update):
     local = LocalExecutor(CONFIG, programs)
     setting = Setting(programs, 2, once(lambda call: call.request.theta is None, kill))
@@ -220,6 +252,7 @@ MISSHAPEN = {
     "meta-step": lambda answer: answer._replace(meta_step=answer.meta_step - 1),
     "slots": lambda answer: answer._replace(slots={slot + 1: a for slot, a in answer.slots.items()}),
     "nothing": lambda answer: answer._replace(slots=None),
+    "no answer": lambda _: "nonsense",
     "no result": lambda answer: answer._replace(
         slots={slot: a._replace(result=None) for slot, a in answer.slots.items()}
     ),
@@ -281,7 +314,7 @@ def test_a_device_that_is_quarantined_twice_is_kept_idle(programs, update, quiet
 
 def test_when_all_devices_are_quarantined_the_run_ends(programs, update):
     setting = Setting(programs, 2, lambda call: change_gradients(call.answer, lambda leaf: leaf[None]))
-    with pytest.raises(ExecutorError, match=r"All workers are quarantined\. The last: slot") as caught:
+    with pytest.raises(ExecutorError, match=r"No worker is left that can be trusted\. The last: s") as caught:
         train(setting.executor, update)
     assert "\n" not in str(caught.value)
 
@@ -362,6 +395,33 @@ def test_a_restart_storm_ends_with_one_line(programs, update):
         train(setting.executor, update)
     assert "\n" not in str(caught.value)
     assert setting.pool.clock.now < 60
+
+
+@pytest.mark.parametrize("what", ["versions", "data"])
+def test_a_worker_that_joins_and_cannot_take_part_does_not_end_the_run(programs, update, quiet, what):
+    def after(meta_step):
+        late = setting.pool.workers[1]
+        if meta_step != 4:
+            return
+        if what == "versions":
+            facts = Facts(1001, "there", "cpu", {"jax": "0.0.1"}, 1.0)
+            setting.pool.later(0.1, Ready(1, facts))
+        else:
+            setting.pool.later(0.1, Died(1, "no data set here", hopeless=True))
+        assert late.alive
+
+    setting = Setting(programs, 2, no_room=[1], min_workers=1, versions={})
+    assert train(setting.executor, update, after=after) == quiet
+    (line,) = setting.heard("is refused")
+    assert ("0.0.1" if what == "versions" else "no data set here") in line
+    assert setting.executor.report()["worker_slots"] == {"0": NUM_SLOTS}
+    assert len(setting.pool.workers) == 2 and setting.pool.workers[1].alive  # it keeps its device
+
+
+def test_other_versions_than_the_driver_has_end_a_run_before_it_begins(programs, update):
+    setting = Setting(programs, 2, versions={"jax": "0.0.1"})
+    with pytest.raises(ExecutorError, match="Install the same versions everywhere"):
+        train(setting.executor, update)
 
 
 def test_what_would_happen_to_any_worker_ends_the_run_at_once(programs, update):
