@@ -1,6 +1,7 @@
 """mulo-eval: flags -> suite -> runs -> report; commands. Wrong flags are answered before JAX is imported."""
 
 import argparse
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,9 @@ from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
 from eval_tasks.sources import parse_source
 from eval_tasks.suites import SIZES, SUITES, make_suite
+from eval_tasks.workers.clusters import open_cluster
+from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_worker_flags
+from eval_tasks.workers.options import ClusterOptions
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -69,7 +73,12 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-set", help=f"of all series: {', '.join(DATA_SETS)} (default: the suite's)")
     for flag, (_, help_text) in _SUITE_FLAGS.items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=help_text)
+    add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), _WORKER_FLAGS)
     return parser
+
+
+# Workers may be lost and come back at any time: there is no least number to begin with.
+_WORKER_FLAGS = {name: flag for name, flag in CLUSTER_FLAGS.items() if name != "min-workers"}
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -85,6 +94,15 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace, out: Path) -> None:
+    given = given_worker_flags(arguments, _WORKER_FLAGS)
+    options = ClusterOptions(**given) if given else None
+    if options is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
+    with open_cluster(options) as cluster:
+        _evaluate(arguments, out, cluster)
+
+
+def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
@@ -97,7 +115,12 @@ def _run(arguments: argparse.Namespace, out: Path) -> None:
     suite = make_suite(arguments.suite, arguments.size, _options(arguments), provenances)
     store = ResultStore(out, notify=lambda line: print(line, file=sys.stderr))  # noqa: T201
     with Display(total_cost(suite, contenders)) as display:
-        evaluation = Evaluation(suite, store, display.advance)
+        executor = None
+        if cluster is not None:
+            from eval_tasks.workers.ray_runs import RayExecutor
+
+            executor = RayExecutor(cluster, arguments.optimizer, display.say)
+        evaluation = Evaluation(suite, store, display.advance, executor)
         for series in suite.series:
             evaluation.source(series)  # data that are not there are said before anything is run
         names = ", ".join(series.name for series in suite.series)
