@@ -23,20 +23,7 @@ from benchmarks.measure import finish
 from eval_tasks.data import load_data
 from eval_tasks.names import TaskName
 from eval_tasks.task import Task, make_task
-from mulo._tree import path_name, split_leaves
-from mulo.optimizers._accumulators import Accumulators
-from mulo.optimizers._features import (
-    COL_ROWS,
-    ELEMENT_ROWS,
-    ROW_ROWS,
-    element_scales,
-    inverse_rms,
-    make_ingredients,
-    mean_squares,
-    mean_squares_of,
-)
-
-_ACCUMULATORS = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
+from mulo.optimizers.small_fc import feature_scales
 
 WIDTHS = (64, 128, 256, 512, 1024, 2048)
 STEPS = (10, 50)
@@ -53,18 +40,6 @@ GROUPS: Mapping[str, Sequence[int]] = {
     "1 / root of rows and columns": (19, 20, 21, 22, 23, 24),
 }
 """The 28 features of a parameter, by their rows of the first layer's weights."""
-
-
-def feature_scales(accumulators: Any, grad: jax.Array, param: jax.Array, scale_free: bool) -> jax.Array:
-    """Root mean square over the tensor of each feature, before and after it is normalised, [2, 28]."""
-    ingredients, axis_features = make_ingredients(accumulators, grad, param, scale_free=scale_free)
-    before = jnp.zeros(28).at[np.array(ELEMENT_ROWS)].set(jnp.sqrt(mean_squares(ingredients)))
-    factors = jnp.zeros(28).at[np.array(ELEMENT_ROWS)].set(element_scales(ingredients))
-    for rows, features in ((ROW_ROWS, axis_features.row), (COL_ROWS, axis_features.col)):
-        squares = mean_squares_of(features)
-        before = before.at[np.array(rows)].set(jnp.sqrt(squares))
-        factors = factors.at[np.array(rows)].set(inverse_rms(squares))
-    return jnp.stack([before, before * factors])
 
 
 def make_run(task: Task, checkpoint: mulo.Checkpoint, batch_size: int) -> Callable[..., Any]:
@@ -88,24 +63,20 @@ def make_run(task: Task, checkpoint: mulo.Checkpoint, batch_size: int) -> Callab
             (params, optimizer.init(theta, params, None)),
         )
         (_, state), grads, loss = advance(source, key, step, carry)
-        inner = jax.tree.structure(params)
-        leaves = zip(
-            tree_leaves_by_path(grads).items(),
-            jax.tree.leaves(carry[0]),
-            split_leaves(state.accumulators, _ACCUMULATORS, inner),
-            strict=True,
-        )
-        return loss, {
-            path: jnp.stack([feature_scales(kept, grad, param, scale_free) for scale_free in (False, True)])
-            for (path, grad), param, kept in leaves
-        }
+        both = [
+            _by_path(feature_scales(state, grads, carry[0], scale_free=scale_free))
+            for scale_free in (False, True)
+        ]
+        return loss, {path: jnp.stack([scales[path] for scales in both]) for path in both[0]}
 
     return jax.jit(at_step)
 
 
-def tree_leaves_by_path(tree: Any) -> dict[str, jax.Array]:
-    """The leaves of a tree by path, in its order."""
-    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def _by_path(tree: Any) -> dict[str, jax.Array]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:

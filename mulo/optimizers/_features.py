@@ -192,6 +192,19 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
     return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
 
 
+def normalised_scales(ingredients: Ingredients, axis_features: AxisFeatures) -> jax.Array:
+    """Root mean square of each feature over the tensor, before and after it is normalised, [2, 28]."""
+    before, factors = jnp.zeros(NUM_FEATURES), jnp.zeros(NUM_FEATURES)
+    squares = mean_squares(ingredients)
+    before = before.at[np.array(ELEMENT_ROWS)].set(jnp.sqrt(squares))
+    factors = factors.at[np.array(ELEMENT_ROWS)].set(element_scales(ingredients))
+    for rows, features in ((ROW_ROWS, axis_features.row), (COL_ROWS, axis_features.col)):
+        squares = mean_squares_of(features)
+        before = before.at[np.array(rows)].set(jnp.sqrt(squares))
+        factors = factors.at[np.array(rows)].set(inverse_rms(squares))
+    return jnp.stack([before, before * factors])
+
+
 def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.Array:
     """Sum of squares of each of `element_features`, [16].
 

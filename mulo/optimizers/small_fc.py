@@ -37,7 +37,7 @@ from mulo.optimizers._accumulators import (
     bound_gradient,
     init_accumulators,
 )
-from mulo.optimizers._features import make_ingredients, time_features
+from mulo.optimizers._features import make_ingredients, normalised_scales, time_features
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 
 _INITIAL_DECAYS = Decays(
@@ -179,6 +179,41 @@ class SmallFC:
         )
         step = apply_mlp(mlp, ingredients, axis_features, time, exp_mult=self.exp_mult)
         return jnp.reshape(step * self.step_mult, shape)
+
+
+def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_free: bool) -> PyTree:
+    """Root mean square of each feature over each tensor, before and after it is normalised.
+
+    To see whether the features of a network are of order one: after normalisation each is at 1, unless the
+    epsilon of the normaliser counts.
+
+    Args:
+      state: after the update with `grads`.
+      grads: shaped like the parameters.
+      params: before that update.
+      scale_free: as of `SmallFC`.
+
+    Returns:
+      Tree of float32 [2, 28], in the order of the rows of the network's first layer.
+
+    >>> optimizer = SmallFC(hidden_size=4)
+    >>> theta, params = optimizer.init_theta(jax.random.key(0)), {"w": jnp.ones((2, 3))}
+    >>> _, state = optimizer.update(theta, optimizer.init(theta, params), params, params, loss=None, mup=None)
+    >>> scales = feature_scales(state, params, params, scale_free=False)["w"]
+    >>> scales.shape, round(float(scales[0, 0]), 3), round(float(scales[1, 0]), 3)
+    ((2, 28), 1.0, 1.0)
+    """
+    inner = jax.tree.structure(params)
+    leaves = zip(
+        _tree.split_leaves(state.accumulators, _ACCUMULATORS, inner),
+        inner.flatten_up_to(grads),
+        inner.flatten_up_to(params),
+        strict=True,
+    )
+    return inner.unflatten([
+        normalised_scales(*make_ingredients(kept, grad, param, scale_free=scale_free))
+        for kept, grad, param in leaves
+    ])  # fmt: skip
 
 
 def effective_decays(offsets: dict[str, jax.Array]) -> Decays:

@@ -61,7 +61,9 @@ def test_roles_and_multipliers_of_every_leaf(row):
 @pytest.mark.parametrize(
     ("model", "inside", "last"),
     [
-        ("resnet-w8-d4{}_digits", r".*_conv_.*", r".*_conv_1_norm/.*"),
+        pytest.param(
+            "resnet-w8-d4{}_digits", r".*_conv_.*", r".*_conv_1_norm/.*", marks=pytest.mark.slow, id="resnet"
+        ),
         ("vit-w8-d4-h2{}_digits", r"block_.*", r"block_\d/(attention/out|linear_1)/.*"),
         ("transformer-w8-d4-h2{}_pydoc-8", r"block_.*", r"block_\d/(attention/out|linear_1)/.*"),
     ],

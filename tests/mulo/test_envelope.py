@@ -186,8 +186,9 @@ def test_paths_that_cannot_be_read(tmp_path, monkeypatch):
     read_file(path, kind="theta", max_bytes=size)
     message = refusal(path, lambda path: read_file(path, kind="theta", max_bytes=size - 1))
     assert f"has {size} bytes; wanted a checkpoint file of at most {size - 1}" in message
-    with pytest.raises(mulo.CheckpointError, match=r"^'.*two\\nlines': no such file"):
-        read_theta(tmp_path / "two\nlines")
+    monkeypatch.chdir(tmp_path)  # long paths are cut
+    with pytest.raises(mulo.CheckpointError, match=r"^'two\\nlines': no such file"):
+        read_theta("two\nlines")
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
