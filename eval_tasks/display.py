@@ -70,7 +70,7 @@ class Display:
     def _time_left(self) -> str:
         """In words; estimated from what has been made so far, compilation included."""
         rest = self._total.cpu_seconds - self._made - self._found
-        if self._done >= self._total.runs or self._made <= 0 or rest <= 0:
+        if self._made < 0.05 * self._total.cpu_seconds or rest <= 0:  # too early to tell, or at the end
             return ""
         seconds = rest * (time.monotonic() - self._began) / self._made
         return f"; about {seconds:.0f} s left" if seconds < 90 else f"; about {seconds / 60:.0f} min left"
