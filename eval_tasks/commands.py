@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval_tasks.command_line import Parser
 from eval_tasks.names import parse_task_name
+from eval_tasks.report.commands import compare, report
 from mulo.errors import InputError
 
 
@@ -90,7 +91,9 @@ def _make_coord_check_parser() -> Parser:
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare,
     "coord-check": _coord_check,
     "data": _data,
+    "report": report,
 }
 """Name -> function of the words after it, which returns the exit status."""

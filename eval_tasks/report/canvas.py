@@ -117,11 +117,16 @@ def plain_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def plain_log_axis(axis: Any) -> None:
-    """Ticks at 1, 2 and 5 times powers of ten, written out."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+def plain_log_axis(axis: Any, ratio: float) -> None:
+    """Ticks at round numbers, written out; more of them where little is shown.
 
-    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    Args:
+      axis: one that is logarithmic.
+      ratio: of the largest to the smallest value on it.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if ratio < 15 else (1.0, 2.0, 5.0)
+    axis.set_major_locator(LogLocator(base=10, subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
-    axis.set_minor_formatter(NullFormatter())

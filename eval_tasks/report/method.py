@@ -76,11 +76,11 @@ def _run_facts(runs: Sequence[Record], results: Results, parts: Sequence[Part]) 
     tuned_steps = sum(cost.num_steps for part in parts for cost in part.tuning.values())
     tuned_runs = sum(cost.num_runs for part in parts for cost in part.tuning.values())
     own = {run["key"]: run for run in runs}
-    hours = sum(run["wall_seconds"] for run in [*own.values(), *_unique(results.tuning)]) / 3600
+    minutes = sum(run["wall_seconds"] for run in [*own.values(), *_unique(results.tuning)]) / 60
     return [
         ("Evaluation", f"{len(own):,} runs, {sum(run['num_steps'] for run in own.values()):,} inner steps"),
         ("Tuning", f"{tuned_runs:,} other runs, {tuned_steps:,} inner steps"),
-        ("Time", f"{hours:.3g} hours, compilation included, of all runs whose time was recorded"),
+        ("Time", f"{minutes:,.1f} minutes, compilation included, of all runs whose time was recorded"),
         ("Seeds", _distinct(runs, "seed")),
         ("Steps of a run", _distinct(runs, "num_steps")),
         ("Batch size", _distinct(runs, "batch_size")),

@@ -100,7 +100,7 @@ def _summary(results: Results, parts: Sequence[Part]) -> Markup:
     measured = f" Measured against {' and '.join(references)}." if references else ""
     return element(
         "p", f"{num_runs:,} runs at {num_tasks} tasks; suites: {titles}.{measured} Labels are those of the "
-        "results files. ", element("a", "How this was measured", href="#method"), "."
+        "results files."
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def _notes(notes: Sequence[str]) -> Markup:
             "p", "Nothing is missing: every optimizer has every seed at every task.", class_="about"
         )
     items = element("ul", *(element("li", note) for note in notes))
-    return element("aside", element("h2", "Missing or left out"), items, class_="notes", id="notes")
+    return element("aside", element("h2", "Missing, left out or mixed"), items, class_="notes", id="notes")
 
 
 def _part_section(index: int, part: Part, panels: Sequence[Panel], styles: Mapping[str, Style]) -> Markup:
@@ -180,7 +180,7 @@ def _figures(prefix: str, kind: str, panels: Sequence[Panel]) -> Markup:
     ]
     if behind:
         summary = element("summary", f"{len(behind)} more, of the smaller values")
-        parts.append(element("details", summary, element("div", *behind, class_="panels")))
+        parts.append(element("details", summary, element("div", *behind, class_=f"panels {kind}")))
     return join(parts)
 
 
@@ -196,11 +196,11 @@ def _figure(name: str, panel: Panel) -> Markup:
 def _table(table: Table, tall: bool = False) -> Markup:
     headings = [
         element("th", element("button", column, type="button"), scope="col",
-                class_="text" if place < table.num_text_columns else None)
+                class_="text" if place in table.text_columns else None)
         for place, column in enumerate(table.columns)
     ]  # fmt: skip
     rows = [
-        element("tr", *(_cell(value, place < table.num_text_columns) for place, value in enumerate(row)))
+        element("tr", *(_cell(value, place in table.text_columns) for place, value in enumerate(row)))
         for row in table.rows
     ]
     grid = element(

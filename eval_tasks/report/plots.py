@@ -174,12 +174,12 @@ def _unit(row: Mapping[str, Cell]) -> str:
 def _scale_losses(axes: Any, values: Sequence[float]) -> None:
     if values and min(values) > 0 and max(values) / min(values) > _LOG_FROM:
         axes.set_yscale("log")
-        plain_log_axis(axes.yaxis)
+        plain_log_axis(axes.yaxis, max(values) / min(values))
 
 
 def _draw_curves(axes: Any, part: Part, point: Point, styles: Styles) -> None:
     row = part.cells[point]
-    starts, shown = [], []
+    starts, shown, ends = [], [], []
     for label, cell in row.items():
         curves = smooth_curves(cell.records)
         if curves is None:
@@ -195,9 +195,10 @@ def _draw_curves(axes: Any, part: Part, point: Point, styles: Styles) -> None:
             starts.append(mean[0])
             shown += list(mean[finite])
             if finite[-1] + 1 < len(mean):
-                axes.plot(steps[finite[-1]], mean[finite[-1]], "x", color=look.colour, markersize=7,
-                          markeredgewidth=2, zorder=4)  # fmt: skip
-    _limit_curves(axes, starts, shown, row)
+                ends.append((steps[finite[-1]], mean[finite[-1]], look.colour))
+    top = _limit_curves(axes, starts, shown, row)
+    for step, value, colour in ends:
+        axes.plot(step, min(value, top), "x", color=colour, markersize=7, markeredgewidth=2, clip_on=False)
     axes.set_xlabel("inner step")
     axes.set_ylabel(f"training loss ({_unit(row)})")
     plain_axes(axes)
@@ -214,15 +215,15 @@ def smooth_curves(records: Sequence[Record]) -> tuple[np.ndarray, np.ndarray] | 
 
 def _limit_curves(
     axes: Any, starts: Sequence[float], shown: Sequence[float], row: Mapping[str, Cell]
-) -> None:
+) -> float:
     """A run that explodes does not flatten the others: the axis ends a little above where they began."""
-    if not shown:
-        return
     guessing = next(iter(row.values())).records[0]["guessing_loss"]
-    top = 1.15 * max([*starts, *([guessing] if guessing is not None else [])])
+    top = 1.15 * max([*starts, *([guessing] if guessing is not None else [])], default=math.inf)
     shown = [value for value in shown if value <= top]
+    if not shown or not math.isfinite(top):
+        return math.inf
     _scale_losses(axes, shown)
-    margin = 0.05 * (top - min(shown))
-    low = min(shown) / 1.08 if axes.get_yscale() == "log" else min(shown) - margin
+    low = min(shown) / 1.08 if axes.get_yscale() == "log" else min(shown) - 0.05 * (top - min(shown))
     if top > low:
         axes.set_ylim(low, top)
+    return top

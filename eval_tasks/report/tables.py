@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval_tasks.aggregates import Estimate, Interval
+from eval_tasks.comparison import Comparison, Difference
 from eval_tasks.measures import Cell, Part
 from eval_tasks.results import Point
 
@@ -26,7 +27,7 @@ class Table(NamedTuple):
     about: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Value]]
-    num_text_columns: int = 1  # the first ones; the others are aligned to the right
+    text_columns: Sequence[int] = (0,)  # their places; the others are numbers
 
 
 _NOTHING = Value("–")
@@ -88,7 +89,7 @@ def winner_table(part: Part) -> Table:
         "By mean final training loss; an optimizer with a diverged run cannot win. Clear: the lead is more "
         "than two standard errors of it."
     )
-    return Table("winners", f"{part.title}: winners", about, columns, rows, num_text_columns=3)
+    return Table("winners", f"{part.title}: winners", about, columns, rows, text_columns=(0, 1, 2))
 
 
 def divergence_table(part: Part) -> Table:
@@ -104,14 +105,14 @@ def divergence_table(part: Part) -> Table:
         shown = places[:8] + ([f"{len(places) - 8} more tasks"] if len(places) > 8 else [])
         rows.append([
             Value(label),
-            Value("; ".join(shown) or "nowhere"),
             _count(found.num_runs),
             _count(found.num_diverged),
             _share(found.num_diverged, found.num_runs),
+            Value("; ".join(shown) or "nowhere"),
         ])  # fmt: skip
     about = "A run has diverged where a loss or its validation loss is not finite."
-    columns = ["optimizer", "where", "runs", "diverged", "share"]
-    return Table("divergence", f"{part.title}: divergence", about, columns, rows, num_text_columns=2)
+    columns = ["optimizer", "runs", "diverged", "share", "where"]
+    return Table("divergence", f"{part.title}: divergence", about, columns, rows, text_columns=(0, 4))
 
 
 def tuning_table(part: Part) -> Table:
@@ -146,7 +147,7 @@ def tuning_table(part: Part) -> Table:
         "once. Edge of the grid: the best rate was the smallest or the largest tried, so a better one may "
         "lie beyond."
     )
-    return Table("tuning", f"{part.title}: tuning cost", about, columns, rows, num_text_columns=3)
+    return Table("tuning", f"{part.title}: tuning cost", about, columns, rows, text_columns=(0, 1, 2))
 
 
 def results_table(part: Part) -> Table:
@@ -163,7 +164,7 @@ def results_table(part: Part) -> Table:
         "Losses: mean over seeds ± one standard error; a diverged run leaves no mean. Mean loss: over all "
         "steps, the area under the curve divided by their number."
     )
-    return Table("results", f"{part.title}: every result", about, columns, rows, num_text_columns=2)
+    return Table("results", f"{part.title}: every result", about, columns, rows, text_columns=(0, 1))
 
 
 def _result_row(point: Point, label: str, cell: Cell) -> list[Value]:
@@ -186,6 +187,39 @@ def _result_row(point: Point, label: str, cell: Cell) -> list[Value]:
         _NOTHING if milliseconds is None else Value(f"{milliseconds:.3g}", milliseconds),
         _bytes(cell.records[0]["state_bytes"]),
     ]
+
+
+def comparison_table(found: Comparison, tolerance: float) -> Table:
+    """One row for each optimizer that A and B share, and one for all that differ."""
+    columns = ["optimizer", "tasks", "loss ratio B/A", "validation ratio B/A", "more diverge", "verdict"]
+    differences = [*found.differences, *([found.overall] if found.overall else [])]
+    rows = [
+        [
+            Value(difference.label),
+            _count(difference.num_points),
+            _interval(difference.loss_ratio),
+            _interval(difference.validation_ratio),
+            _count(len(difference.newly_diverged)),
+            Value(_verdict(difference, tolerance)),
+        ]
+        for difference in differences
+    ]
+    about = (
+        "Ratio of mean final losses, geometric mean over tasks, with 95 % intervals from resampled seeds; "
+        f"below 1 B is better. Worse: the whole interval is above {1 + tolerance:g}, or more runs diverge."
+    )
+    return Table("comparison", "B against A", about, columns, rows, text_columns=(0, 5))
+
+
+def _verdict(difference: Difference, tolerance: float) -> str:
+    if difference.is_same:
+        return "the same runs"
+    if difference.is_regression(tolerance):
+        return "worse"
+    ratio = difference.loss_ratio
+    if ratio is None or ratio.low is None:
+        return "cannot be judged"
+    return "better" if ratio.high < 1 else "no clear difference"
 
 
 def _mark_best(rows: Sequence[Sequence[Value]], choose: Mapping[int, Any]) -> list[list[Value]]:

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from eval_tasks.comparison import Comparison
 from eval_tasks.measures import Part
-from eval_tasks.report.tables import Table, aggregate_table, winner_table
+from eval_tasks.report.tables import Table, aggregate_table, comparison_table, winner_table
 
 _WITHOUT_TERMINAL = {"±": "+-", "×": "x", "–": "-", "…": "..."}
 
@@ -26,8 +27,28 @@ def print_report(parts: Sequence[Part], notes: Sequence[str], file: IO[str] | No
     for part in parts:
         for table in (aggregate_table(part), winner_table(part)):
             print_table(console, table)
+    _print_notes(console, notes)
+
+
+def print_comparison(
+    found: Comparison, tolerance: float, gaps: Sequence[str], file: IO[str] | None = None
+) -> None:
+    """Prints the differences of B to A, where more or fewer runs diverge, and what is missing."""
+    console = make_console(file)
+    print_table(console, comparison_table(found, tolerance))
+    for difference in found.differences:
+        for words, points in (
+            ("more runs diverge", difference.newly_diverged),
+            ("fewer runs diverge", difference.no_longer_diverged),
+        ):
+            for point in points:
+                console.print(_text(console, f"{difference.label}: {words} in B for {point}."))
+    _print_notes(console, [*found.notes, *gaps])
+
+
+def _print_notes(console: Console, notes: Sequence[str]) -> None:
     if notes:
-        console.print(Text("Missing or left out:", style="bold"))
+        console.print(Text("Missing, left out or mixed:", style="bold"))
     for note in notes:
         console.print(_text(console, f"  {note}"))
 
@@ -49,9 +70,7 @@ def print_table(console: Console, table: Table) -> None:
         box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2,
     )
     for place, column in enumerate(table.columns):
-        shown.add_column(
-            _text(console, column), justify="left" if place < table.num_text_columns else "right"
-        )
+        shown.add_column(_text(console, column), justify="left" if place in table.text_columns else "right")
     for row in table.rows:
         bold = "bold green"
         shown.add_row(*(_text(console, value.text, bold if value.is_best else "") for value in row))
