@@ -122,8 +122,8 @@ def _difference(
     left_out = sum(not all(map(_can_be_judged, _sides(pair, "final_loss"))) for pair in runs)
     if left_out:
         notes.append(
-            f"{label}: {left_out} of {len(runs)} tasks are not in the loss ratio; there A or B has fewer than two "
-            "runs that did not diverge, or a loss that is not positive."
+            f"{label}: {left_out} of {len(runs)} tasks are not in the loss ratio; there A or B has fewer "
+            "than two runs that did not diverge, or a loss that is not positive."
         )
     return Difference(
         label=label,

@@ -70,8 +70,8 @@ def _make_compare_parser() -> Parser:
     parser = Parser(
         prog="mulo-eval compare",
         description="Compares results B with results A: the ratio of final training losses, with 95 % "
-        "intervals. Exit status 1 where an interval lies above 1 + tolerance, or more runs diverge; 2 where nothing can "
-        "be compared.",
+        "intervals. Exit status 1 where an interval lies above 1 + tolerance, or more runs diverge; 2 where "
+        "nothing can be compared.",
         allow_abbrev=False,
     )
     parser.add_argument("a", type=Path, metavar="A", help="results file, or folder with results.jsonl")

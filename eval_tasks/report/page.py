@@ -176,7 +176,7 @@ def _figures(prefix: str, kind: str, panels: Sequence[Panel]) -> Markup:
     parts = [
         element("h3", title),
         element("p", about, class_="about"),
-        element("div", *front, class_="panels"),
+        element("div", *front, class_=f"panels {kind}"),
     ]
     if behind:
         summary = element("summary", f"{len(behind)} more, of the smaller values")

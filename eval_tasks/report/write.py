@@ -13,7 +13,7 @@ from eval_tasks.report.tables import aggregates_csv, results_csv
 from eval_tasks.results import Results
 from mulo.errors import InputError
 
-_PER_ROW = 3
+_PER_ROW = {"loss": 2}  # training beside validation; of other kinds three
 
 
 def write_report(results: Results, parts: Sequence[Part], out: Path) -> list[Path]:
@@ -61,7 +61,7 @@ def _write_panels(
     stem: str, panels: Sequence[Panel], part: Part, styles: Mapping[str, Style], out: Path
 ) -> list[Path]:
     """All panels of a kind in one picture, with a legend below."""
-    columns = min(_PER_ROW, len(panels))
+    columns = min(_PER_ROW.get(panels[0].kind, 3), len(panels))
     rows = math.ceil(len(panels) / columns)
     height = max(panel.height for panel in panels)
     with drawing(stem):
