@@ -287,8 +287,8 @@ def _group(records: Iterable[Record]) -> tuple[dict[Point, dict[str, tuple[Recor
         if first["key"] != record["key"]:
             others[label][str(point)] += 1
     notes = [
-        f"{label}: {sum(places.values())} runs left out that have the label and seed of an earlier run but "
-        f"other settings ({_listed('place', list(places))}); give them another label."
+        f"{label}: runs left out that have the label and seed of an earlier run but other settings: "
+        f"{sum(places.values())} ({_listed('place', list(places))}); give them another label."
         for label, places in others.items()
     ]
     ordered = {

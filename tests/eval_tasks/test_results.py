@@ -106,7 +106,7 @@ def test_the_same_run_twice_counts_once_and_another_under_its_label_is_named(tmp
     assert read_results([first, same]).notes == ()
     found = read_results([first, other])
     assert [run["final_loss"] for run in next(iter(found.cells.values()))["adamw"]] == [1.0]
-    assert found.notes[0].startswith("adamw: 1 runs left out that have the label and seed of an earlier run")
+    assert found.notes[0].startswith("adamw: runs left out that have the label and seed of an earlier run")
 
 
 def test_what_was_not_run_alike_is_named(tmp_path):
