@@ -102,7 +102,12 @@ class Point(NamedTuple):
         """As in "mlp-d3_digits at width 128"; of an axis of tasks the task alone."""
         if self.axis == "task":
             return self.value if isinstance(self.value, str) else self.series
-        return f"{self.series} at {self.place}"
+        return f"{self.series_name} at {self.place}"
+
+    @property
+    def series_name(self) -> str:
+        """The series without the axis at its end, as in "mlp-w32-d3_digits by width"."""
+        return self.series.removesuffix(f" by {self.axis}")
 
     @property
     def place(self) -> str:

@@ -26,22 +26,36 @@ class Panel(NamedTuple):
 
 
 def make_panels(part: Part, styles: Styles) -> list[Panel]:
-    """All pictures of one suite and size."""
-    panels = _speed_up_panels(part, styles)
-    for (series, axis), points in part.lines.items():
-        if axis == "task":
-            panels += _score_panels(part, points, styles)
-            continue
-        for field, words in (("final_loss", "training"), ("validation_loss", "validation")):
-            if any(getattr(cell, field).mean is not None for p in points for cell in part.cells[p].values()):
-                title = f"{series}: {words} loss"
-                panels.append(Panel("loss", title, _bind(_draw_loss, part, points, field, styles)))
+    """All pictures of one suite and size; a line of a single point is shown among the scores only."""
+    scores = _score_panels(part, styles)
+    panels = [*_speed_up_panels(part, styles), *scores]
+    for (_, axis), points in part.lines.items():
+        if axis != "task" and (len(points) > 1 or not scores):
+            panels += _loss_panels(part, points, styles)
     for (_, axis), points in part.lines.items():
         for point in points:
             if any(run["losses"]["steps"] for cell in part.cells[point].values() for run in cell.records):
                 in_front = axis == "task" or point == points[-1]
                 draw = _bind(_draw_curves, part, point, styles)
                 panels.append(Panel("curves", str(point), draw, in_front))
+    return panels
+
+
+def _task_text(point: Point, points: Sequence[Point]) -> str:
+    """What a point is called beside others: its place, and the series too unless there is only one."""
+    if point.axis == "task":
+        return short(str(point))
+    if len({(other.series, other.axis) for other in points}) == 1:
+        return short(point.place)
+    return f"{short(point.series_name)}\n{short(point.place)}"
+
+
+def _loss_panels(part: Part, points: Sequence[Point], styles: Styles) -> list[Panel]:
+    panels = []
+    for field, words in (("final_loss", "training"), ("validation_loss", "validation")):
+        if any(getattr(cell, field).mean is not None for p in points for cell in part.cells[p].values()):
+            draw = _bind(_draw_loss, part, points, field, styles)
+            panels.append(Panel("loss", f"{points[0].series_name}: {words} loss", draw))
     return panels
 
 
@@ -52,7 +66,10 @@ def _bind(draw: Callable[..., None], *arguments: Any) -> Callable[[Any], None]:
 def _speed_up_panels(part: Part, styles: Styles) -> list[Panel]:
     groups: dict[str, Sequence[Point]] = {"all tasks": list(part.cells)}
     if len(part.lines) > 1:
-        groups.update({series: points for (series, _), points in part.lines.items()})
+        for (_, axis), points in part.lines.items():
+            if len(points) > 1:
+                name = "tasks" if axis == "task" else f"{points[0].series_name} by {axis}"
+                groups[name.replace("num_steps", "steps")] = points
     panels = []
     for name, points in groups.items():
         bars = {label: _speed_up_of(part, label, points) for label in part.labels}
@@ -92,7 +109,8 @@ def _draw_bars(axes: Any, bars: Mapping[str, Interval], styles: Styles) -> None:
     axes.grid(False, axis="y")
 
 
-def _score_panels(part: Part, points: Sequence[Point], styles: Styles) -> list[Panel]:
+def _score_panels(part: Part, styles: Styles) -> list[Panel]:
+    points = list(part.cells)
     if not any(cell.scores for point in points for cell in part.cells[point].values()):
         return []
     title = f"Score of each task (1: {short(part.reference)}, 0: guessing)"
@@ -113,8 +131,8 @@ def _draw_scores(axes: Any, part: Part, points: Sequence[Point], styles: Styles)
                     np.mean(scores), place + offset, color=look.colour, marker=look.marker, markersize=4.5
                 )
     axes.axvline(1.0, color=INK, linewidth=0.9, linestyle="--")
-    axes.set_yticks(places, [short(str(point)) for point in points])
-    axes.set_xlabel("score; marker: mean, line: lowest to highest seed")
+    axes.set_yticks(places, [_task_text(point, points) for point in points], fontsize=7.5)
+    axes.set_xlabel("score")
     plain_axes(axes)
 
 

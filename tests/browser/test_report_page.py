@@ -87,8 +87,8 @@ def test_every_figure_renders(open_page, width):
                      texts: figure.querySelectorAll('svg text').length};
            })"""
     )
-    # Speed-ups: wide, arch and each of its tasks' lines; losses: 2; scores: 1; curves: 3 and 2.
-    assert len(boxes) == 10
+    # Of the suite wide a speed-up, scores, two losses, three curves; of arch a speed-up, scores, two curves.
+    assert len(boxes) == 7 + 4
     for box in boxes:
         assert box["width"] > 250
         assert box["height"] > 60

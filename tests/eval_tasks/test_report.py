@@ -42,7 +42,7 @@ def page_of(written):
 def test_files(written):
     names = sorted(path.name for path in written[2])
     pictures = ("arch-cpu-curves", "arch-cpu-scores", "arch-cpu-speed-up", "wide-cpu-curves", "wide-cpu-loss",
-                "wide-cpu-speed-up")  # fmt: skip
+                "wide-cpu-scores", "wide-cpu-speed-up")  # fmt: skip
     expected = ["aggregates.csv", "report.html", "results.csv"]
     expected += [f"{name}.{ending}" for name in pictures for ending in ("png", "svg")]
     assert names == sorted(expected)
@@ -150,8 +150,10 @@ def test_terminal_text_is_plain_and_whole(written):
         [make_record(final_loss=0.0, validation_loss=0.0, losses={"steps": [0], "values": [0.0]})],
         [make_record(suite="../x", size="日本"), make_record(suite=" ", size="/"), make_record(suite="/")],
         [make_record(optimizer=f"label {i}" * 9) for i in range(25)],
+        [make_record(optimizer="$\\frac{$", series="$\\frac{$", axis="$\\frac{$", unit="$\\frac{$")],
     ],
-    ids=["no-curve", "all-diverged", "no-reference", "tasks", "odd-values", "zero", "odd-names", "many"],
+    ids=["no-curve", "all-diverged", "no-reference", "tasks", "odd-values", "zero", "odd-names", "many",
+         "formula"],
 )  # fmt: skip
 def test_odd_results_are_reported_on(tmp_path, records):
     results = read_results([write(tmp_path / "a.jsonl", records)])
