@@ -130,7 +130,9 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     figures = [out / f"{series.name.replace(' ', '-')}.png" for series in suite.series]
     for series, figure in zip(suite.series, figures, strict=True):
         draw_figure(results, series, figure)
-    print(f"results: {store.path}\nfigures: {', '.join(map(str, figures))}")  # noqa: T201
+    print(  # noqa: T201
+        f"results: {store.path}\nfigures: {', '.join(map(str, figures))}\npage:    mulo-eval report {out}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from eval_tasks.command_line import Parser
 from eval_tasks.names import parse_task_name
+from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from mulo.errors import InputError
 from mulo.names import lookup
@@ -114,8 +115,10 @@ def _list(argv: Sequence[str]) -> int:
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare,
     "coord-check": _coord_check,
     "data": _data,
     "list": _list,
+    "report": report,
 }
 """Name -> function of the words after it, which returns the exit status."""
