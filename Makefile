@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(or $(DEMO),runs/demo-$(shell date -u +%Y%m%d-%H%M%S))
 
-.PHONY: help demo test test-faults test-slow lint lock clean
+.PHONY: help demo test test-faults test-slow test-browser lint lock clean
 
 help:
 	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
 	@echo "make test       run the tests"
 	@echo "make test-faults  run the tests that kill processes of whole runs"
 	@echo "make test-slow  run the tests that take minutes each"
+	@echo "make test-browser  run the tests of the report in Chromium (needs chromium)"
 	@echo "make lint       run ruff"
 	@echo "make clean      remove $(VENV)"
 
@@ -37,6 +38,11 @@ test-faults: $(READY)
 # The tests marked slow.
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The tests marked browser, which need Debian's chromium or another one: CHROMIUM=path.
+test-browser: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'playwright>=1.50'
+	$(BIN)/python -m pytest -m browser
 
 lint: $(READY)
 	$(BIN)/ruff check .

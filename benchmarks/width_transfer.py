@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import finish
-from eval_tasks.baselines import Baseline
+from eval_tasks.baselines import FAMILIES, Baseline
 from eval_tasks.contenders import baseline_contender
-from eval_tasks.data import load_data
 from eval_tasks.evaluation import Evaluation
+from eval_tasks.names import TaskName
 from eval_tasks.runs import ResultStore
-from eval_tasks.suites import Suite
+from eval_tasks.suites import Series, Suite
 
 WIDTHS = (32, 64, 128, 256, 512)
 RATES = tuple(2.0**power for power in range(-11, -2))
@@ -32,35 +32,31 @@ SWEEPS: Mapping[str, Mapping[str, Any]] = {
 
 def make_suite(model: str, num_seeds: int) -> Suite:
     """The sweep of one model."""
+    fields = dict(SWEEPS[model])
+    base = TaskName(model, WIDTHS[0], fields.pop("depth"), fields.pop("data_set"))
+    series = Series(base=base, axis="width", values=WIDTHS, **fields)
     return Suite(
-        name=f"width-transfer-{model}",
-        model=model,
-        multiples=tuple(width // WIDTHS[0] for width in WIDTHS),
-        base_width=WIDTHS[0],
-        num_seeds=num_seeds,
-        seed=0,
-        **SWEEPS[model],
+        name=f"width-transfer-{model}", size="", series=(series,), num_seeds=1, num_tuning_seeds=num_seeds
     )
 
 
 def sweep(suite: Suite, parametrization: str, runs: Path) -> list[dict[str, Any]]:
-    """One record for each width: mean final loss over seeds at each rate, and the best rate."""
-    adam = Baseline(
-        parametrization=parametrization, learning_rate=None, tuned_at="each width", weight_decay=0.0
-    )
-    contender = baseline_contender(f"adam-{parametrization}", adam)
+    """One record for each width: mean loss of the last tenth over seeds at each rate, and the best rate."""
+    family = FAMILIES["adam"]._replace(parametrization=parametrization)
+    contender = baseline_contender(f"adam-{parametrization}", Baseline(family=family, tuned_at="each value"))
     store = ResultStore(runs / suite.name, notify=print)
-    evaluation = Evaluation(suite, load_data(suite.data_set), store, progress=lambda *_: None)
+    evaluation = Evaluation(suite, store, progress=lambda *_: None)
+    (series,) = suite.series
     records = []
-    for width in suite.widths:
+    for width in series.values:
         losses = {
             rate: mean_or_infinity(of_seeds)
-            for rate, of_seeds in evaluation.sweep(contender, width, RATES).items()
+            for rate, of_seeds in evaluation.sweep(contender, series, width, RATES).items()
         }
         records.append({
-            "model": suite.model,
+            "model": series.base.model,
             "parametrization": parametrization,
-            "task": str(suite.task_name(width)),
+            "task": str(series.point(width).task),
             "width": width,
             "best_rate": min(losses, key=losses.get),
             "best_loss": min(losses.values()),

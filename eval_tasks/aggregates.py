@@ -1,8 +1,13 @@
-"""From the results of several seeds to what a table shows."""
+"""From the results of several seeds and tasks to what a report shows. Numbers only: no files, no labels."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+NUM_RESAMPLES = 2000
+CONFIDENCE = 0.95
 
 
 class Estimate(NamedTuple):
@@ -12,6 +17,14 @@ class Estimate(NamedTuple):
     standard_error: float | None  # of the mean; `None` with a single seed
     num_diverged: int
     num_runs: int
+
+
+class Interval(NamedTuple):
+    """A value and its bootstrap interval."""
+
+    value: float
+    low: float | None  # `None`: a task has a single run, so that nothing is known of its spread
+    high: float | None
 
 
 def estimate(values: Sequence[float | None]) -> Estimate:
@@ -29,3 +42,157 @@ def estimate(values: Sequence[float | None]) -> Estimate:
         return Estimate(mean, None, 0, 1)
     variance = sum((value - mean) ** 2 for value in finite) / (len(finite) - 1)
     return Estimate(mean, math.sqrt(variance / len(finite)), 0, len(finite))
+
+
+def smooth(values: Sequence[float | None]) -> np.ndarray:
+    """Centred running mean of a loss curve over a twentieth of its points, of fewer at both ends.
+
+    Args:
+      values: [N]; `None` where the loss was not finite, which makes every mean over it NaN.
+
+    Returns:
+      [N], float64.
+
+    >>> smooth([4.0, 3.0, 2.0]).tolist()
+    [4.0, 3.0, 2.0]
+    """
+    curve = np.asarray(values, float)
+    half = len(curve) // 40
+    means = [curve[max(0, i - half) : i + half + 1].mean() for i in range(len(curve))]
+    return np.asarray(means)
+
+
+def steps_to_reach(steps: Sequence[int], curve: np.ndarray, target: float) -> int | None:
+    """The step, counted from 1, in which a smoothed curve is first at or below `target`; else `None`.
+
+    Args:
+      steps: [N], updates made before each loss was computed.
+      curve: [N], losses; NaN is above any target.
+      target: in the unit of the losses.
+
+    >>> steps_to_reach([0, 10, 20], np.array([3.0, 2.0, 1.0]), 2.0)
+    11
+    """
+    reached = np.flatnonzero(curve <= target)
+    return int(steps[reached[0]]) + 1 if reached.size else None
+
+
+def speed_up(
+    losses: Mapping[str, Sequence[Any]],
+    final_loss: float | None,
+    reference: Mapping[str, Sequence[Any]],
+    target: float,
+    num_steps: int,
+) -> float | None:
+    """How many times as fast as the reference a run is, in steps (as in VeLO and Celo).
+
+    With T steps in all: T/t, if the run's smoothed curve first reaches `target` in step t; if it never
+    does, t/T, where t is the step in which the reference's curve first reaches the run's own final loss.
+    A value below 1 so says after what share of the steps the reference was as good. A diverged run has 0.
+
+    Args:
+      losses: of the run: "steps" [N], updates made before each loss; "values" [N], `None` if not finite.
+      final_loss: of the run; `None` where it diverged.
+      reference: the reference's mean curve, in the same form.
+      target: the reference's mean final loss.
+      num_steps: T.
+
+    Returns:
+      `None` where the run has no curve.
+
+    >>> curve = {"steps": [0, 25, 50, 75, 99], "values": [5.0, 4.0, 3.0, 2.0, 1.0]}
+    >>> fast = {"steps": [0, 25, 50, 75, 99], "values": [5.0, 1.0, 0.5, 0.5, 0.5]}
+    >>> round(speed_up(fast, 0.5, curve, 1.0, 100), 3)  # 1.0 in step 26
+    3.846
+    >>> speed_up(curve, 3.0, curve, 1.0, 100), speed_up(curve, None, curve, 1.0, 100)
+    (1.0, 0.0)
+    """
+    if final_loss is None:
+        return 0.0
+    if not losses["steps"]:
+        return None
+    reached = steps_to_reach(losses["steps"], smooth(losses["values"]), target)
+    if reached is not None:
+        return num_steps / reached
+    overtaken = steps_to_reach(reference["steps"], smooth(reference["values"]), final_loss)
+    return min(1.0, (overtaken or num_steps) / num_steps)
+
+
+def mean_curve(curves: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list]:
+    """The mean over runs at the steps of the first one; runs with other steps are left out.
+
+    >>> mean_curve([{"steps": [0, 5], "values": [2.0, 1.0]}, {"steps": [0, 5], "values": [4.0, None]}])
+    {'steps': [0, 5], 'values': [3.0, None]}
+    """
+    curves = [curve for curve in curves if curve["steps"]]
+    if not curves:
+        return {"steps": [], "values": []}
+    steps = list(curves[0]["steps"])
+    values = np.asarray([curve["values"] for curve in curves if curve["steps"] == steps], float)
+    means = [float(mean) if math.isfinite(mean) else None for mean in values.mean(axis=0)]
+    return {"steps": steps, "values": means}
+
+
+def normalised_score(loss: float | None, guessing: float, target: float) -> float:
+    """0 for guessing, 1 for the reference's mean loss, linear in between and beyond; 0 if worse or diverged.
+
+    >>> normalised_score(1.0, guessing=2.0, target=1.5), normalised_score(None, guessing=2.0, target=1.5)
+    (2.0, 0.0)
+    """
+    return 0.0 if loss is None else max(0.0, (guessing - loss) / (guessing - target))
+
+
+def interquartile_mean(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Mean without the lowest and the highest quarter (rounded down) of the values.
+
+    With fewer than four values nothing is cut.
+
+    >>> float(interquartile_mean(np.array([0.0, 1.0, 2.0, 30.0])))
+    1.5
+    """
+    from scipy.stats import trim_mean  # takes half a second to import
+
+    return trim_mean(values, 0.25, axis=axis)
+
+
+def task_interval(samples: Sequence[Sequence[float]]) -> Interval:
+    """Interquartile mean over tasks of the means over seeds, with an interval.
+
+    Args:
+      samples: for each task a value for each seed.
+
+    >>> task_interval([[1.0, 1.0], [3.0, 3.0]])
+    Interval(value=2.0, low=2.0, high=2.0)
+    """
+
+    def statistic(*tasks: np.ndarray, axis: int = -1) -> np.ndarray:
+        return interquartile_mean(np.stack([task.mean(axis=axis) for task in tasks]))
+
+    return bootstrap_interval(samples, statistic)
+
+
+def bootstrap_interval(samples: Sequence[Sequence[float]], statistic: Callable[..., np.ndarray]) -> Interval:
+    """A statistic of several samples, and its 95 % percentile interval by a stratified bootstrap.
+
+    Each sample (the seeds of one task) is resampled for itself, 2000 times, always by the same draws.
+
+    Args:
+      samples: one for each task, each of some seeds.
+      statistic: of the samples as arrays, reducing `axis`.
+    """
+    value = float(statistic(*(np.asarray(sample, float) for sample in samples), axis=-1))
+    if any(len(sample) < 2 for sample in samples):
+        return Interval(value, None, None)
+    from scipy.stats import bootstrap
+
+    result = bootstrap(
+        tuple(samples),
+        statistic,
+        n_resamples=NUM_RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        vectorized=True,
+        rng=np.random.default_rng(0),
+    )
+    low, high = result.confidence_interval
+    return Interval(value, float(low), float(high))

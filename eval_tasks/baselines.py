@@ -1,57 +1,77 @@
-"""The optimizers that learned ones are compared with: Adam, tuned and not. The table needs no JAX."""
+"""The optimizers that learned ones are compared with, tuned and not. The table needs no JAX.
+
+Each is one family with one protocol:
+
+- NAME is tuned at the base of a series and used with that learning rate at all of its values: what somebody
+  gets who tunes once, on a small network.
+- NAME-oracle is tuned anew at each value: a bound that costs a search for every network, not a rival.
+
+The grid is fixed and logarithmic, with the same number of trials for every family (`eval_tasks.tuning`).
+"""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from eval_tasks.tuning import DEFAULT_FIRST
 
 if TYPE_CHECKING:
     from eval_tasks.task import Task
     from eval_tasks.training import InnerOptimizer
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Baseline:
-    """Adam with decoupled weight decay at a constant learning rate."""
+class Family(NamedTuple):
+    """Optimizers that differ in the learning rate only."""
 
     parametrization: str  # "mup" or "sp"
-    learning_rate: float | None  # `None`: tuned
-    tuned_at: str  # "each width", "base width" (and used at all of them), or "" where not tuned
-    weight_decay: float
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    function: str  # of this module: task, learning rate, config -> optax transform
+    config: Mapping[str, Any]  # JSON values
+    first_rate: float = DEFAULT_FIRST  # of the grid
 
 
-BASELINES: Mapping[str, Baseline] = {
-    # What tuning at every width gets: an oracle, not a zero-shot optimizer.
-    "adamw": Baseline(parametrization="sp", learning_rate=None, tuned_at="each width", weight_decay=1e-4),
-    # What muP gets without a learned optimizer: tuned once, narrow.
-    "muadamw": Baseline(parametrization="mup", learning_rate=None, tuned_at="base width", weight_decay=1e-4),
-    # What most people do.
-    "adam-1e-3": Baseline(parametrization="sp", learning_rate=1e-3, tuned_at="", weight_decay=0.0),
+_ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
+FAMILIES: Mapping[str, Family] = {
+    "adamw": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
+    "muadamw": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
+    "adam": Family("sp", "_adamw", {**_ADAM, "weight_decay": 0.0}),
+    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, first_rate=4e-3),
+    "muon": Family("sp", "_muon", {"beta": 0.95, "weight_decay": 1e-4, "consistent_rms": 0.2}),
+    "schedule-free": Family("sp", "_schedule_free", {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4}),
 }
 
 
-def make_adamw(baseline: Baseline, task: "Task") -> "InnerOptimizer":
-    """AdamW whose setting is {"learning_rate", "weight_decay"}; under muP a learning rate for each leaf.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """A family with its protocol."""
 
-    A leaf's learning rate is the setting's times `task.mup.adam_lr_multipliers`; as it multiplies the
-    whole step, it multiplies weight decay too. Weight decay 0 makes it Adam.
-    """
-    import optax
+    family: Family
+    learning_rate: float | None = None  # `None`: tuned
+    tuned_at: str = ""  # "each value", "base value" (and used at all of them), or "" where not tuned
+
+
+BASELINES: Mapping[str, Baseline] = {
+    **{
+        name + ending: Baseline(family=FAMILIES[name], tuned_at=tuned_at)
+        for name in ("muadamw", "adamw", "sgd", "muon", "schedule-free")
+        for ending, tuned_at in (("", "base value"), ("-oracle", "each value"))
+    },
+    # What most people do.
+    "adam-1e-3": Baseline(family=FAMILIES["adam"], learning_rate=1e-3),
+}
+DEFAULT_BASELINES = ("adamw-oracle", "adamw", "muadamw", "adam-1e-3")
+"""Those that take part where none is named."""
+
+
+def make_baseline(family: Family, task: "Task") -> "InnerOptimizer":
+    """The family's optimizer for a task; its setting is {"learning_rate"}."""
+    from optax import contrib
 
     from eval_tasks.training import InnerOptimizer
-    from mulo.mup import scale_by_mup
 
-    def transform(setting: Any) -> optax.GradientTransformation:
-        adamw = optax.adamw(
-            setting["learning_rate"],
-            b1=baseline.b1,
-            b2=baseline.b2,
-            eps=baseline.eps,
-            weight_decay=setting["weight_decay"],
-        )
-        return optax.chain(adamw, scale_by_mup(task.mup, "adam"))
+    make: Callable[..., Any] = globals()[family.function]
+
+    def transform(setting: Any) -> Any:
+        return make(task, setting["learning_rate"], family.config)
 
     def init(setting: Any, params: Any, num_steps: int) -> Any:
         del num_steps
@@ -61,4 +81,56 @@ def make_adamw(baseline: Baseline, task: "Task") -> "InnerOptimizer":
         del loss
         return transform(setting).update(grads, state, params)
 
-    return InnerOptimizer(init=init, update=update)
+    def averaged(setting: Any, state: Any, params: Any) -> Any:
+        del setting
+        return contrib.schedule_free_eval_params(state, params)
+
+    is_averaged = family.function == _schedule_free.__name__
+    return InnerOptimizer(init=init, update=update, evaluated_params=averaged if is_averaged else None)
+
+
+def _adamw(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
+    """Under muP the learning rate of a leaf is multiplied, and with it the whole step, weight decay too."""
+    import optax
+
+    from mulo.mup import scale_by_mup
+
+    return optax.chain(optax.adamw(learning_rate, **config), scale_by_mup(task.mup, "adam"))
+
+
+def _sgd(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
+    import optax
+
+    from mulo.mup import scale_by_mup
+
+    return optax.chain(optax.sgd(learning_rate, **config), scale_by_mup(task.mup, "sgd"))
+
+
+def _muon(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
+    """Muon for the weights inside the network, Adam for its input, output and vectors.
+
+    As its author recommends. Steps have the root mean square that Adam's have (`consistent_rms`, Liu et al.
+    2025, arXiv 2502.16982), so that the two share one learning rate.
+    """
+    from optax import contrib
+
+    from mulo.mup import Role
+
+    def dimensions(leaf: Any, param: Any) -> Any:
+        if leaf.role is not Role.HIDDEN:
+            return None  # Adam
+        outputs = tuple(axis for axis in range(param.ndim) if axis not in leaf.fan_in_axes)
+        return contrib.MuonDimensionNumbers(reduction_axis=leaf.fan_in_axes, output_axis=outputs)
+
+    return contrib.muon(
+        learning_rate,
+        muon_weight_dimension_numbers=lambda params: task.roles.map_leaves(dimensions, params),
+        **config,
+    )
+
+
+def _schedule_free(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
+    from optax import contrib
+
+    del task
+    return contrib.schedule_free_adamw(learning_rate, **config)

@@ -1,18 +1,23 @@
 """mulo-eval: flags -> suite -> runs -> report; commands. Wrong flags are answered before JAX is imported."""
 
 import argparse
-import difflib
+import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from eval_tasks.baselines import BASELINES
+from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES
 from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from eval_tasks.commands import COMMANDS
-from eval_tasks.data import DATA_SETS, find_data_set
-from eval_tasks.suites import SUITES, Suite
+from eval_tasks.data import DATA_SETS
+from eval_tasks.sources import parse_source
+from eval_tasks.suites import SIZES, SUITES, make_suite
+from eval_tasks.workers.clusters import open_cluster
+from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_worker_flags
+from eval_tasks.workers.options import ClusterOptions
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -25,13 +30,14 @@ examples:
   mulo-eval data                                                which data sets are there
   mulo-eval coord-check --task mlp-w64-d3_digits                does every layer change as much at any width?
 """
-_SUITE_FLAGS = {
-    "base_width": "width that the suite's widths are multiples of (default: the checkpoint's largest)",
-    "depth": "hidden layers (default: the checkpoint's)",
-    "num_steps": "inner steps of each run (default: the suite's)",
-    "batch_size": "examples in each step (default: the suite's)",
-    "num_seeds": "runs at each point (default: the suite's)",
-    "seed": "the first seed (default: the suite's)",
+_SUITE_FLAGS = {  # flag: field of the suite or of the base of its series, in words
+    "base_width": ("width", "width that all widths are in proportion to (default: the checkpoint's largest)"),
+    "depth": ("depth", "hidden layers or blocks at the base (default: the checkpoint's)"),
+    "num_steps": ("num_steps", "inner steps of a run at the base"),
+    "batch_size": ("batch_size", "examples in each step"),
+    "num_seeds": ("num_seeds", "runs at each point"),
+    "num_tuning_seeds": ("num_tuning_seeds", "runs at each learning rate that is tried"),
+    "seed": ("seed", "the first seed"),
 }
 
 
@@ -43,74 +49,90 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--suite", required=True, help=f"what to run: {', '.join(SUITES)}")
+    parser.add_argument(
+        "--suite", required=True, help=f"what to run: {', '.join(SUITES)}; see mulo-eval list"
+    )
+    parser.add_argument(
+        "--size", default="smoke", help="; ".join(f"{size}: {words}" for size, words in SIZES.items())
+    )
     parser.add_argument(
         "--optimizer",
         action="append",
         required=True,
-        metavar="CHECKPOINT",
-        help="a checkpoint file, a run directory, the name of a released optimizer, or a baseline: "
-        f"{', '.join(BASELINES)}; may be given several times. With no baseline named, all are run.",
+        metavar="OPTIMIZER",
+        help="a checkpoint file, a run directory or a released name, each also as a variant, "
+        "as in NAME@cosine,weight_decay=0.0001; a function, as optax.lion or mymodule:make; or a baseline: "
+        f"{', '.join(BASELINES)}. May be given several times. With no baseline named there are "
+        f"{', '.join(DEFAULT_BASELINES)}.",
     )
     parser.add_argument(
         "--out",
         type=Path,
         help="folder of the results, may exist: what is there is kept (default: results/SUITE-TIME)",
     )
-    parser.add_argument("--data-set", help=f"{', '.join(DATA_SETS)} (default: the checkpoint's)")
-    for field, help_text in _SUITE_FLAGS.items():
-        parser.add_argument(f"--{field.replace('_', '-')}", type=int, metavar="N", help=help_text)
+    parser.add_argument("--data-set", help=f"of all series: {', '.join(DATA_SETS)} (default: the suite's)")
+    for flag, (_, help_text) in _SUITE_FLAGS.items():
+        parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=help_text)
+    add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), _WORKER_FLAGS)
     return parser
+
+
+# Workers may be lost and come back at any time: there is no least number to begin with.
+_WORKER_FLAGS = {name: flag for name, flag in CLUSTER_FLAGS.items() if name != "min-workers"}
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses, without JAX, what can be told from the flags alone."""
-    fields = lookup(SUITES, arguments.suite, "suite")
-    if arguments.data_set is not None:
-        find_data_set(arguments.data_set)
-    given = {
-        field: getattr(arguments, field) for field in _SUITE_FLAGS if getattr(arguments, field) is not None
-    }
-    Suite(**{
-        "name": arguments.suite, "base_width": 1, "depth": 1, **fields, **given,
-        "data_set": arguments.data_set or "digits",
-    })  # fmt: skip
+    make_suite(arguments.suite, arguments.size, _options(arguments), {})
     for source in arguments.optimizer:
-        if source not in BASELINES and not Path(source).exists():
-            near = difflib.get_close_matches(source, BASELINES, n=1, cutoff=0.8)
-            if near:
-                raise InputError(f"No optimizer is called {source!r}. Did you mean {near[0]!r}?")
+        parse_source(source)
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    fields = {field: getattr(arguments, flag) for flag, (field, _) in _SUITE_FLAGS.items()}
+    return {"data_set": arguments.data_set, **fields}
 
 
 def _run(arguments: argparse.Namespace, out: Path) -> None:
+    given = given_worker_flags(arguments, _WORKER_FLAGS)
+    options = ClusterOptions(**given) if given else None
+    if options is not None:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
+    with open_cluster(options) as cluster:
+        _evaluate(arguments, out, cluster)
+
+
+def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
-    from eval_tasks.data import load_data
     from eval_tasks.display import Display
-    from eval_tasks.evaluation import Evaluation, count_runs
+    from eval_tasks.evaluation import Evaluation, total_cost
     from eval_tasks.report.figures import draw_figure
     from eval_tasks.report.text import print_tables
     from eval_tasks.runs import ResultStore
-    from eval_tasks.suites import make_suite
 
     contenders = make_contenders(arguments.optimizer)
     provenances = {c.label: c.provenance for c in contenders if c.provenance is not None}
-    options = {field: getattr(arguments, field) for field in ("data_set", *_SUITE_FLAGS)}
-    suite = make_suite(arguments.suite, options, provenances)
+    suite = make_suite(arguments.suite, arguments.size, _options(arguments), provenances)
     store = ResultStore(out, notify=lambda line: print(line, file=sys.stderr))  # noqa: T201
-    source = load_data(suite.data_set)
-    results: dict = {contender.label: {} for contender in contenders}
-    with Display(count_runs(suite, contenders)) as display:
-        evaluation = Evaluation(suite, source, store, display.advance)
-        display.say(
-            f"{len(contenders)} optimizers at widths {', '.join(map(str, suite.widths))}; results in {out}"
-        )
-        for contender in contenders:
-            for width in suite.widths:
-                results[contender.label][width] = evaluation.cell(contender, width)
+    with Display(total_cost(suite, contenders)) as display:
+        executor = None
+        if cluster is not None:
+            from eval_tasks.workers.ray_runs import RayExecutor
+
+            executor = RayExecutor(cluster, arguments.optimizer, display.say)
+        evaluation = Evaluation(suite, store, display.advance, executor)
+        for series in suite.series:
+            evaluation.source(series)  # data that are not there are said before anything is run
+        names = ", ".join(series.name for series in suite.series)
+        display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
+        results = evaluation.evaluate(contenders)
     print_tables(results, suite)
-    figure = out / f"{suite.name}.png"
-    draw_figure(results, suite, figure)
-    print(f"\nresults: {store.path}\nfigure:  {figure}")  # noqa: T201
+    figures = [out / f"{series.name.replace(' ', '-')}.png" for series in suite.series]
+    for series, figure in zip(suite.series, figures, strict=True):
+        draw_figure(results, series, figure)
+    print(  # noqa: T201
+        f"results: {store.path}\nfigures: {', '.join(map(str, figures))}\npage:    mulo-eval report {out}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from eval_tasks.command_line import Parser
 from eval_tasks.names import parse_task_name
+from eval_tasks.report.commands import compare, report
+from eval_tasks.suites import SIZES, SUITES, make_suite
 from mulo.errors import InputError
+from mulo.names import lookup
 
 
 def _data(argv: Sequence[str]) -> int:
@@ -89,8 +92,33 @@ def _make_coord_check_parser() -> Parser:
     return parser
 
 
+def _list(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="mulo-eval list",
+        description="Lists the suites in their sizes: what is run, and about what it costs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--suite", help=f"this one alone: {', '.join(SUITES)}")
+    parser.add_argument("--size", help=f"this one alone: {', '.join(SIZES)}")
+    arguments = parser.parse_args(argv)
+    if arguments.suite is not None:
+        lookup(SUITES, arguments.suite, "suite")
+    if arguments.size is not None:
+        lookup(SIZES, arguments.size, "size of a suite")
+
+    from eval_tasks.report.suites import describe_suite
+
+    for name in SUITES if arguments.suite is None else [arguments.suite]:
+        for size in SIZES if arguments.size is None else [arguments.size]:
+            print(describe_suite(make_suite(name, size, {}, {})), flush=True)  # noqa: T201
+    return 0
+
+
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
+    "compare": compare,
     "coord-check": _coord_check,
     "data": _data,
+    "list": _list,
+    "report": report,
 }
 """Name -> function of the words after it, which returns the exit status."""

@@ -1,16 +1,27 @@
-"""What takes part in an evaluation: baselines and learned optimizers, made alike."""
+"""What takes part in an evaluation: baselines, learned optimizers and those of others, made alike."""
 
 import dataclasses
+import hashlib
+import importlib
+import importlib.metadata
+import inspect
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import optax
 
-from eval_tasks.baselines import BASELINES, Baseline, make_adamw
+from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, Baseline, make_baseline
+from eval_tasks.sources import External, Learned, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
+from eval_tasks.tuning import make_grid
 from mulo.checkpoint_file import Checkpoint, load, theta_digest
+from mulo.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,73 +32,101 @@ class Contender:
     parametrization: str  # "mup" or "sp"
     config: Mapping[str, Any]  # JSON values: with the learning rate, all that decides its steps
     program: str  # contenders with the same program differ in their settings only
-    make: Callable[[Task], InnerOptimizer]
+    make: Callable[[Task, int], InnerOptimizer]  # task, inner steps
     make_setting: Callable[[Sequence[float | None]], Any]  # learning rate of each run -> setting(s)
     map_settings: bool  # whether the settings have a leading axis, one for each run
     learning_rate: float | None = None  # fixed, or `None`
-    tuned_at: str = ""  # "each width", "base width", or "" where not tuned
+    tuned_at: str = ""  # "each value", "base value", or "" where not tuned
+    grid: tuple[float, ...] = ()  # learning rates to tune over
     provenance: Mapping[str, Any] | None = None  # of a learned optimizer
 
 
 def make_contenders(sources: Sequence[str]) -> list[Contender]:
-    """Contenders from names of baselines, names of released optimizers, and checkpoint paths.
+    """Contenders from what `eval_tasks.sources.parse_source` takes, the learned ones first.
 
-    With no baseline among them, all baselines are added.
+    With no baseline among them, `DEFAULT_BASELINES` are added.
 
     Raises:
-      CheckpointError: neither a baseline nor a checkpoint that can be read.
+      CheckpointError: not a checkpoint that can be read.
+      InputError: a function that is not there, or does not return an optax transform.
     """
-    sources = list(dict.fromkeys(sources))
-    names = [source for source in sources if source in BASELINES] or list(BASELINES)
-    learned: list[Contender] = []
-    for source in sources:
-        if source not in BASELINES:
-            learned.append(_learned(source, load(source), taken=[*names, *(c.label for c in learned)]))
-    return [*learned, *(baseline_contender(name, BASELINES[name]) for name in names)]
+    parsed = [parse_source(source) for source in dict.fromkeys(sources)]
+    names = [one for one in parsed if isinstance(one, str)] or list(DEFAULT_BASELINES)
+    others: list[Contender] = []
+    for one in parsed:
+        taken = [*names, *(contender.label for contender in others)]
+        if isinstance(one, Learned):
+            others.append(_learned(one, load(one.path), taken))
+        elif isinstance(one, External):
+            others.append(_external(one))
+    return [*others, *(baseline_contender(name, BASELINES[name]) for name in names)]
+
+
+def _rates(rates: Sequence[float | None]) -> dict[str, jax.Array]:
+    return {"learning_rate": jnp.asarray(rates, jnp.float32)}
 
 
 def baseline_contender(name: str, baseline: Baseline) -> Contender:
     """A contender called `name`, from a baseline of the table or from one of your own."""
-
-    def make_setting(rates: Sequence[float | None]) -> Any:
-        decays = [baseline.weight_decay] * len(rates)
-        return {
-            "learning_rate": jnp.asarray(rates, jnp.float32),
-            "weight_decay": jnp.asarray(decays, jnp.float32),
-        }
-
-    numbers = {key: getattr(baseline, key) for key in ("b1", "b2", "eps", "weight_decay")}
+    family = baseline.family
+    config = {"name": family.function.lstrip("_"), **family.config}
     return Contender(
         label=name,
-        parametrization=baseline.parametrization,
-        config={"name": "adamw", **numbers},
-        program=f"adamw {baseline.b1} {baseline.b2} {baseline.eps}",
-        make=lambda task: make_adamw(baseline, task),
-        make_setting=make_setting,
+        parametrization=family.parametrization,
+        config=config,
+        program=str(sorted(config.items())),
+        make=lambda task, num_steps: make_baseline(family, task),  # noqa: ARG005
+        make_setting=_rates,
         map_settings=True,
         learning_rate=baseline.learning_rate,
         tuned_at=baseline.tuned_at,
+        grid=make_grid(family.first_rate),
     )
 
 
-def _learned(source: str, checkpoint: Checkpoint, taken: Sequence[str]) -> Contender:
+class VariantState(NamedTuple):
+    """State of a learned optimizer with a schedule."""
+
+    count: jax.Array  # [], int32: updates made
+    inner: Any  # state of the learned optimizer
+
+
+_SCHEDULES: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # share of the steps made -> factor
+    "constant": jnp.ones_like,
+    "cosine": lambda done: 0.5 * (1.0 + jnp.cos(math.pi * done)),
+    "linear": lambda done: 1.0 - done,
+}
+
+
+def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> Contender:
     optimizer, digest = checkpoint.optimizer, theta_digest(checkpoint.theta)
-    label = str(checkpoint.provenance.get("name") or _name_of(source))
+    label = str(checkpoint.provenance.get("name") or _name_of(source.path))
+    label += f"@{source.variant}" if source.variant else ""
     if label in taken:
         label = f"{label} ({digest[:6]})"
+    variant = {"schedule": source.schedule, "weight_decay": source.weight_decay} if source.variant else {}
 
-    def make(task: Task) -> InnerOptimizer:
-        def update(theta: Any, state: Any, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
+    def make(task: Task, num_steps: int) -> InnerOptimizer:
+        def init(theta: Any, params: Any, num_steps: int) -> VariantState:
+            return VariantState(jnp.zeros([], jnp.int32), optimizer.init(theta, params, num_steps))
+
+        def update(theta: Any, state: VariantState, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
             multipliers = task.mup.update_multipliers(params)
-            return optimizer.update(theta, state, grads, params, loss, multipliers)
+            updates, inner = optimizer.update(theta, state.inner, grads, params, loss, multipliers)
+            if source.variant:
+                factor = _SCHEDULES[source.schedule](state.count.astype(jnp.float32) / num_steps)
+                updates = jax.tree.map(
+                    lambda u, p: (factor * (u - source.weight_decay * p)).astype(u.dtype), updates, params
+                )
+            return updates, VariantState(state.count + 1, inner)
 
-        return InnerOptimizer(init=optimizer.init, update=update)
+        return InnerOptimizer(init=init, update=update)
 
     return Contender(
         label=label,
         parametrization=checkpoint.parametrization,
-        config={"name": optimizer.name, **optimizer.config(), "theta": digest},
-        program=f"{optimizer.name} {sorted(optimizer.config().items())}",
+        config={"name": optimizer.name, **optimizer.config(), "theta": digest, **variant},
+        program=f"{optimizer.name} {sorted(optimizer.config().items())} {sorted(variant.items())}",
         make=make,
         make_setting=lambda _: checkpoint.theta,
         map_settings=False,
@@ -99,3 +138,81 @@ def _name_of(source: str) -> str:
     """A released name as it is; a run directory's name; a file's name, or its folder's for `theta.mulo`."""
     path = Path(source).resolve() if Path(source).exists() else Path(source)
     return path.parent.name if path.name == "theta.mulo" else path.stem if path.is_file() else path.name
+
+
+def _external(source: External) -> Contender:
+    """A function of another package: what it is given follows from the names of its parameters.
+
+    `learning_rate` without a default that is not given is tuned at the base value; `num_steps` is the number
+    of inner steps; `mup` asks for muP, and is the task's.
+    """
+    function, accepted = _import(source)
+    needs_rate = "learning_rate" in accepted and (
+        "learning_rate" not in source.arguments
+        and accepted["learning_rate"].default is inspect.Parameter.empty
+    )
+
+    def make(task: Task, num_steps: int) -> InnerOptimizer:
+        offered = {"num_steps": num_steps, "mup": task.mup}
+        given = {**{name: value for name, value in offered.items() if name in accepted}, **source.arguments}
+
+        def transform(setting: Any) -> optax.GradientTransformationExtraArgs:
+            rate = {"learning_rate": setting["learning_rate"]} if needs_rate else {}
+            made = function(**given, **rate)
+            if not isinstance(made, optax.GradientTransformation):
+                raise InputError(
+                    f"{source.label} returned {type(made).__name__}; wanted an optax.GradientTransformation."
+                )
+            return optax.with_extra_args_support(made)
+
+        def init(setting: Any, params: Any, num_steps: int) -> Any:
+            del num_steps
+            return transform(setting).init(params)
+
+        def update(setting: Any, state: Any, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
+            return transform(setting).update(grads, state, params, value=loss)
+
+        return InnerOptimizer(init=init, update=update)
+
+    config = {"name": f"{source.module}.{source.function}", **_code_version(source)}
+    config["arguments"] = repr(sorted(source.arguments.items()))
+    return Contender(
+        label=source.label,
+        parametrization="mup" if "mup" in accepted else "sp",
+        config=config,
+        program=str(sorted(config.items())),
+        make=make,
+        make_setting=_rates if needs_rate else lambda rates: jnp.zeros(len(rates)),
+        map_settings=True,
+        tuned_at="base value" if needs_rate else "",
+        grid=make_grid() if needs_rate else (),
+    )
+
+
+def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
+    sys.path.insert(0, str(Path.cwd()))  # a file of the user's, as with python -m
+    try:
+        function = getattr(importlib.import_module(source.module), source.function)
+        accepted = inspect.signature(function).parameters
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise InputError(f"{source.module}.{source.function} cannot be used: {error}.") from error
+    finally:
+        sys.path.pop(0)
+    takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
+    unknown = [name for name in source.arguments if name not in accepted and not takes_all]
+    if unknown:
+        raise InputError(
+            f"{source.module}.{source.function} takes no argument {unknown[0]!r}; it takes "
+            f"{', '.join(accepted)}."
+        )
+    return function, accepted
+
+
+def _code_version(source: External) -> dict[str, str]:
+    """Of an installed package its version, of a file its digest: other code makes other runs."""
+    package = source.module.split(".")[0]
+    try:
+        return {"version": importlib.metadata.version(package)}
+    except importlib.metadata.PackageNotFoundError:
+        file = inspect.getsourcefile(importlib.import_module(source.module))
+        return {"digest": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}

@@ -2,25 +2,31 @@
 
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from eval_tasks.costs import Cost
+    from eval_tasks.evaluation import Advance
 
 _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Display:
-    """Shows how many runs are done and what is being done.
+    """Shows how many runs are done, what is being done, and about how long the rest will take.
 
     Args:
-      num_runs: of the whole evaluation.
+      total: of the whole evaluation.
       console: where to; standard output by default.
     """
 
-    def __init__(self, num_runs: int, console: Console | None = None):
+    def __init__(self, total: "Cost", console: Console | None = None):
         self._console = console or Console(highlight=False, soft_wrap=True)
-        self._num_runs, self._done = num_runs, 0
-        self._shown = time.monotonic()
+        self._total, self._done = total, 0
+        self._made = self._found = 0.0  # estimated seconds of the runs made and found
+        self._began = self._shown = time.monotonic()
         self._progress = Progress(
             MofNCompleteColumn(),
             BarColumn(),
@@ -30,7 +36,7 @@ class Display:
             disable=not self._console.is_terminal,
             transient=True,
         )
-        self._bar = self._progress.add_task("", total=num_runs)
+        self._bar = self._progress.add_task("", total=total.runs)
 
     def __enter__(self) -> "Display":
         self._progress.start()
@@ -46,12 +52,25 @@ class Display:
         """One line."""
         self._console.print(message, markup=False)
 
-    def advance(self, num_runs: int, what: str) -> None:
-        """Counts finished runs; `what` is being done now."""
-        self._done += num_runs
-        self._progress.update(self._bar, completed=self._done, description=what)
+    def advance(self, advance: "Advance") -> None:
+        """Counts finished runs."""
+        self._done += advance.runs
+        if advance.found:
+            self._found += advance.seconds
+        else:
+            self._made += advance.seconds
+        words = f"{advance.words}{self._time_left()}"
+        self._progress.update(self._bar, completed=self._done, description=words)
         now = time.monotonic()
         if self._console.is_terminal or now - self._shown < _SECONDS_BETWEEN_LINES:
             return
         self._shown = now
-        self.say(f"{self._done} of {self._num_runs} runs: {what}")
+        self.say(f"{self._done} of {self._total.runs} runs: {words}")
+
+    def _time_left(self) -> str:
+        """In words; estimated from what has been made so far, compilation included."""
+        rest = self._total.cpu_seconds - self._made - self._found
+        if self._made < 0.05 * self._total.cpu_seconds or rest <= 0:  # too early to tell, or at the end
+            return ""
+        seconds = rest * (time.monotonic() - self._began) / self._made
+        return f"; about {seconds:.0f} s left" if seconds < 90 else f"; about {seconds / 60:.0f} min left"

@@ -1,33 +1,24 @@
 """Carries out a suite: tunes where tuning is due, runs what has not been run, and gathers the results."""
 
 import dataclasses
-import importlib.metadata
-import math
-import platform
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from eval_tasks.contenders import Contender
+from eval_tasks.costs import Cost, estimate_cost, seconds_of_run
+from eval_tasks.data import load_data
 from eval_tasks.data.source import Source
-from eval_tasks.runs import Record, ResultStore, Run
-from eval_tasks.suites import Suite
-from eval_tasks.task import Task, make_task
-from eval_tasks.training import Outcome, make_program
-from eval_tasks.tuning import GRID, Choice, choose
-
-RUNS_PER_CALL = 3  # fixed, because the number of runs in one call changes their last bits
-MAX_POINTS = 200  # of a stored loss curve
-_PURPOSES = {"tune": 0, "evaluate": 1}
+from eval_tasks.execution import RUNS_PER_CALL, Executor, LocalExecutor, Work
+from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
+from eval_tasks.suites import Point, Series, Suite
+from eval_tasks.tuning import Choice, choose
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cell:
-    """The result of one optimizer at one width."""
+    """The result of one optimizer at one value of one series."""
 
     learning_rate: float | None
     tuned_at: str  # as in `Contender`
@@ -35,171 +26,221 @@ class Cell:
     records: Sequence[Record]  # one for each seed
 
 
-Results = Mapping[str, Mapping[int, Cell]]  # by label, then by width
-Progress = Callable[[int, str], None]  # runs that have just been finished or found; what is being done
+Results = Mapping[str, Mapping[tuple[str, int], Cell]]  # by label, then by name of a series and value
 
 
-def count_runs(suite: Suite, contenders: Sequence[Contender]) -> int:
-    """How many runs an evaluation of these has."""
-    num_tunings = {"": 0, "base width": 1, "each width": len(suite.widths)}
-    points = [len(suite.widths) + num_tunings[c.tuned_at] * len(GRID) for c in contenders]
-    return sum(points) * suite.num_seeds
+class Advance(NamedTuple):
+    """Runs that have just been made, or found."""
+
+    runs: int
+    seconds: float  # that they take about, as `eval_tasks.costs` estimates it
+    found: bool  # in the store, or made for another optimizer
+    words: str  # whose they are
+
+
+Progress = Callable[[Advance], None]
+
+
+def total_cost(suite: Suite, contenders: Sequence[Contender]) -> Cost:
+    """What an evaluation of these costs where nothing is found."""
+    return estimate_cost(suite, [(_kind(contender), contender.tuned_at) for contender in contenders])
+
+
+def _kind(contender: Contender) -> str:
+    return "baseline" if contender.provenance is None else "learned"
 
 
 class Evaluation:
-    """One suite on one data set; keeps tasks and compiled programs while it lasts.
+    """One suite; keeps data and what the executor keeps while it lasts.
 
     Args:
       suite: what to run.
-      source: its data.
       store: of finished runs, read and added to.
       progress: told of every call.
+      executor: runs what has not been run; by default in this process.
     """
 
-    def __init__(self, suite: Suite, source: Source, store: ResultStore, progress: Progress):
-        self.suite, self.source, self.store, self.progress = suite, source, store, progress
-        self._reported: set[str] = set()
-        self._tasks: dict[tuple[int, str], Task] = {}
-        self._programs: dict[tuple[int, str, str], Callable[..., Outcome]] = {}
+    def __init__(
+        self, suite: Suite, store: ResultStore, progress: Progress, executor: Executor | None = None
+    ):
+        self.suite, self.store, self.progress = suite, store, progress
+        self.executor = LocalExecutor() if executor is None else executor
+        self._sources: dict[str, Source] = {}
 
-    def cell(self, contender: Contender, width: int) -> Cell:
-        """Runs one optimizer at one width; tunes it first where that is due."""
-        choice = Choice(contender.learning_rate, at_edge=False)
-        if contender.tuned_at:
-            choice = self._tune(
-                contender, self.suite.base_width if contender.tuned_at == "base width" else width
+    def source(self, series: Series) -> Source:
+        """The data of a series, read once.
+
+        Raises:
+          InputError: they cannot be read.
+        """
+        name = series.base.data_set
+        if name not in self._sources:
+            self._sources[name] = load_data(name)
+        return self._sources[name]
+
+    def evaluate(self, contenders: Sequence[Contender]) -> Results:
+        """Every optimizer at every value of every series.
+
+        First all tuning, then all runs with what it chose: what can be done at the same time is given to
+        the executor at once.
+        """
+        cells = [(c, s, value) for c in contenders for s in self.suite.series for value in s.values]
+        tunings = {}
+        for contender, series, value in cells:
+            if contender.tuned_at:
+                at = series.base_value if contender.tuned_at == "base value" else value
+                tunings.setdefault((contender.label, series, at), contender)
+        batches = [
+            self._plan(contender, series, at, contender.grid, "tune")
+            for (_, series, at), contender in tunings.items()
+        ]
+        tuned = dict(zip(tunings, map(_choice, self._carry_out(batches)), strict=True))
+        choices = []
+        for contender, series, value in cells:
+            at = series.base_value if contender.tuned_at == "base value" else value
+            fixed = Choice(contender.learning_rate, at_edge=False)
+            choices.append(tuned.get((contender.label, series, at), fixed))
+        batches = [
+            self._plan(*cell, [choice.learning_rate], "evaluate")
+            for cell, choice in zip(cells, choices, strict=True)
+        ]
+        results: dict[str, dict[tuple[str, int], Cell]] = {contender.label: {} for contender in contenders}
+        for (contender, series, value), choice, records in zip(
+            cells, choices, self._carry_out(batches), strict=True
+        ):
+            results[contender.label][series.name, value] = Cell(
+                learning_rate=choice.learning_rate,
+                tuned_at=contender.tuned_at,
+                at_edge=choice.at_edge,
+                records=records,
             )
-        records = self._records(contender, width, [choice.learning_rate], "evaluate")
-        return Cell(
-            learning_rate=choice.learning_rate,
-            tuned_at=contender.tuned_at,
-            at_edge=choice.at_edge,
-            records=records,
-        )
-
-    def _tune(self, contender: Contender, width: int) -> Choice:
-        return choose(self.sweep(contender, width, GRID))
+        return results
 
     def sweep(
-        self, contender: Contender, width: int, rates: Sequence[float]
+        self, contender: Contender, series: Series, value: int, rates: Sequence[float]
     ) -> dict[float, list[float | None]]:
-        """The final training loss of each tuning seed at each learning rate; `None` where it diverged."""
-        losses: dict[float, list[float | None]] = {rate: [] for rate in rates}
-        for record in self._records(contender, width, rates, "tune"):
-            losses[record["learning_rate"]].append(record["final_loss"])
-        return losses
+        """The training loss towards the end of each tuning seed at each learning rate; `None`: diverged."""
+        (records,) = self._carry_out([self._plan(contender, series, value, rates, "tune")])
+        return _losses_by_rate(records)
 
-    def _records(
-        self, contender: Contender, width: int, rates: Sequence[float | None], purpose: str
-    ) -> list[Record]:
-        """The records of all seeds at each learning rate; those not in the store are run."""
-        runs = [
-            self._run(contender, width, rate, purpose, seed) for rate in rates for seed in self.suite.seeds
-        ]
-        missing = [run for run in runs if self.store.get(run.key) is None]
-        what = f"{contender.label}, width {width}" + (", tuning" if purpose == "tune" else "")
-        self._report([run for run in runs if self.store.get(run.key) is not None], what)
-        for start in range(0, len(missing), RUNS_PER_CALL):
-            group = missing[start : start + RUNS_PER_CALL]
-            for record in self._execute(contender, group):
-                self.store.append(record)
-            self._report(group, what)
-        return [self.store.get(run.key) for run in runs]
-
-    def _report(self, runs: Sequence[Run], what: str) -> None:
-        # Contenders share runs: what was tuned at the base width is asked for at every width.
-        keys = {run.key for run in runs} - self._reported
-        self._reported |= keys
-        self.progress(len(keys), what)
-
-    def _execute(self, contender: Contender, runs: Sequence[Run]) -> list[Record]:
-        """Runs at most `RUNS_PER_CALL` runs of one width in one call."""
-        # Filled up with copies of the last one, so that every call has the same compiled program.
-        padded = [*runs, *[runs[-1]] * (RUNS_PER_CALL - len(runs))]
-        keys = [jax.random.fold_in(jax.random.key(run.seed), _PURPOSES[run.purpose]) for run in padded]
-        setting = contender.make_setting([run.learning_rate for run in padded])
-        began = time.monotonic()
-        outcome = self._program(contender, runs[0].width)(self.source, setting, jnp.stack(keys))
-        outcome = jax.tree.map(np.asarray, outcome)
-        wall_seconds = (time.monotonic() - began) / len(runs)
-        return [
-            _make_record(run, jax.tree.map(lambda x, i=index: x[i], outcome), wall_seconds, self.source)
-            for index, run in enumerate(runs)
-        ]
-
-    def _program(self, contender: Contender, width: int) -> Callable[..., Outcome]:
-        key = (width, contender.parametrization, contender.program)
-        if key not in self._programs:
-            self._programs[key] = make_program(
-                (task := self._task(width, contender.parametrization)),
-                contender.make(task),
-                num_steps=self.suite.num_steps,
-                batch_size=self.suite.batch_size,
-                map_settings=contender.map_settings,
-            )
-        return self._programs[key]
-
-    def _task(self, width: int, parametrization: str) -> Task:
-        if (width, parametrization) not in self._tasks:
-            name = self.suite.task_name(width)
-            self._tasks[width, parametrization] = make_task(
-                name, parametrization, self.source, self.suite.base_width
-            )
-        return self._tasks[width, parametrization]
-
-    def _run(self, contender: Contender, width: int, rate: float | None, purpose: str, seed: int) -> Run:
-        config = dict(contender.config)
-        if contender.parametrization == "mup" and contender.map_settings:
-            config["base_width"] = self.suite.base_width  # Adam's multipliers are relative to it
-        return Run(
+    def _plan(
+        self,
+        contender: Contender,
+        series: Series,
+        value: int,
+        rates: Sequence[float | None],
+        purpose: str,
+    ) -> "_Batch":
+        point = series.point(value)
+        place = Place(
             suite=self.suite.name,
+            size=self.suite.size,
+            series=series.name,
+            axis=series.axis,
+            value=value,
+            base_value=series.base_value,
+            num_seeds=len(self.suite.seeds(purpose)),
             optimizer=contender.label,
+            tuned_at=contender.tuned_at,
+            provenance=contender.provenance,
+        )
+        runs = [
+            self._run(contender, series, point, rate, purpose, seed)
+            for rate in rates
+            for seed in self.suite.seeds(purpose)
+        ]
+        return _Batch(contender=contender, series=series, point=point, place=place, runs=runs)
+
+    def _run(
+        self, contender: Contender, series: Series, point: Point, rate: float | None, purpose: str, seed: int
+    ) -> Run:
+        config = dict(contender.config)
+        if contender.parametrization == "mup" and contender.provenance is None:
+            config["base_width"] = series.base.width  # Adam's multipliers are relative to it
+        return Run(
             optimizer_config=config,
-            task=str(self.suite.task_name(width)),
-            width=width,
+            task=str(point.task),
+            width=point.task.width,
+            depth=point.task.depth,
             parametrization=contender.parametrization,
             learning_rate=rate,
             purpose=purpose,
             seed=seed,
-            num_steps=self.suite.num_steps,
-            batch_size=self.suite.batch_size,
-            data_digest=self.source.digest,
+            num_steps=point.num_steps,
+            batch_size=point.batch_size,
+            data_digest=self.source(series).digest,
             jax_version=jax.__version__,
         )
 
+    def _carry_out(self, batches: Sequence["_Batch"]) -> list[list[Record]]:
+        """The records of every batch; what is not in the store is run, each run once."""
+        asked: set[str] = set()
+        works = []
+        for batch in batches:
+            missing = [run for run in batch.runs if self.store.get(run.key) is None and run.key not in asked]
+            asked |= {run.key for run in missing}
+            found = len(batch.runs) - len(missing)
+            if found:
+                self.progress(batch.advance(found, found=True))
+            for start in range(0, len(missing), RUNS_PER_CALL):
+                runs = missing[start : start + RUNS_PER_CALL]
+                works.append((batch, self._work(batch, runs)))
+        for index, outcomes in self.executor.run([work for _, work in works]):
+            batch, work = works[index]
+            for run, outcome in zip(work.runs, outcomes, strict=True):
+                self._append(batch, run, outcome)
+            self.progress(batch.advance(len(work.runs), found=False))
+        return [[self._at_its_place(batch, run) for run in batch.runs] for batch in batches]
 
-def _make_record(run: Run, outcome: Outcome, wall_seconds: float, source: Source) -> Record:
-    """The line of one run; numbers that are not finite become null."""
-    diverged = not (np.all(np.isfinite(outcome.losses)) and np.isfinite(outcome.validation_loss))
-    last = outcome.losses[-math.ceil(run.num_steps / 10) :]
-    steps = np.unique(np.linspace(0, run.num_steps - 1, min(MAX_POINTS, run.num_steps)).round().astype(int))
-    return {
-        "key": run.key,
-        **dataclasses.asdict(run),
-        "data": source.provenance(),
-        "final_loss": None if diverged else _number(np.mean(last, dtype=np.float64)),
-        "validation_loss": None if diverged else _number(outcome.validation_loss),
-        "validation_accuracy": None if diverged else _number(outcome.validation_accuracy),
-        "diverged": diverged,
-        "losses": {
-            "steps": steps.tolist(),  # updates made before the loss was computed
-            "values": [_number(loss) for loss in outcome.losses[steps]],
-        },
-        "wall_seconds": round(wall_seconds, 4),  # the call's, shared out; the first of a width compiles
-        "versions": _versions(),
-    }
+    def _work(self, batch: "_Batch", runs: Sequence[Run]) -> Work:
+        return Work(
+            contender=batch.contender,
+            point=batch.point,
+            base_width=batch.series.base.width,
+            source=self.source(batch.series),
+            runs=tuple(runs),
+        )
+
+    def _append(self, batch: "_Batch", run: Run, outcome: Mapping[str, Any]) -> None:
+        self.store.append({
+            "key": run.key, "schema": SCHEMA, **dataclasses.asdict(batch.place), **dataclasses.asdict(run),
+            **outcome,
+        })  # fmt: skip
+
+    def _at_its_place(self, batch: "_Batch", run: Run) -> Record:
+        """The record of a run that is there; a line of its own where it was run for another comparison."""
+        record = {**self.store.get(run.key), **dataclasses.asdict(batch.place)}
+        if not self.store.has(record):
+            self.store.append(record)
+        return record
 
 
-def _number(value: Any) -> float | None:
-    # Through the shortest decimal that gives the same float32: half the size of the file.
-    return float(str(np.float32(value))) if np.isfinite(value) else None
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Batch:
+    """The runs of one optimizer at one value."""
+
+    contender: Contender
+    series: Series
+    point: Point
+    place: Place
+    runs: Sequence[Run]
+
+    def advance(self, runs: int, *, found: bool) -> Advance:
+        tuning = ", tuning" if self.runs[0].purpose == "tune" else ""
+        return Advance(
+            runs=runs,
+            seconds=runs * seconds_of_run(self.point, _kind(self.contender)),
+            found=found,
+            words=f"{self.contender.label}, {self.point.task}, {self.point.num_steps} steps{tuning}",
+        )
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
-    for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "flax", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-            continue
-    return found
+def _losses_by_rate(records: Sequence[Record]) -> dict[float, list[float | None]]:
+    losses: dict[float, list[float | None]] = {}
+    for record in records:
+        losses.setdefault(record["learning_rate"], []).append(record["tail_loss"])
+    return losses
+
+
+def _choice(records: Sequence[Record]) -> Choice:
+    return choose(_losses_by_rate(records))

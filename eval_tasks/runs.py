@@ -11,20 +11,23 @@ from typing import Any
 from mulo.errors import InputError
 
 Record = Mapping[str, Any]
+SCHEMA = 2
+"""Of the lines of a results file; what they hold is in docs/results-schema.md."""
+
 FILE_NAME = "results.jsonl"
 _FIRST_BYTES = b'{"key": "'
-_FIELDS = ("key", "optimizer", "width", "purpose", "seed", "final_loss", "diverged", "losses")
+_PLACE = ("suite", "size", "series", "value", "optimizer", "purpose")
+_FIELDS = ("key", *_PLACE, "seed", "final_loss", "tail_loss", "diverged", "losses")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """One inner run. All fields but `suite` and `optimizer` decide its result."""
+    """One inner run: all that decides its result."""
 
-    suite: str
-    optimizer: str  # what it is called in tables
     optimizer_config: Mapping[str, Any]  # JSON values: what it is
     task: str
     width: int
+    depth: int
     parametrization: str
     learning_rate: float | None  # `None`: has none
     purpose: str  # "tune" or "evaluate"; part of the random key, so that the seeds of the two differ
@@ -36,10 +39,25 @@ class Run:
 
     @property
     def key(self) -> str:
-        """SHA-256, hexadecimal, of what decides the result."""
-        fields = dataclasses.asdict(self)
-        del fields["suite"], fields["optimizer"]
-        return hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
+        """SHA-256, hexadecimal, of all fields."""
+        fields = json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(fields.encode()).hexdigest()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Place:
+    """What a run is part of; the same run may be part of several comparisons."""
+
+    suite: str
+    size: str
+    series: str
+    axis: str
+    value: int
+    base_value: int
+    num_seeds: int  # that there should be
+    optimizer: str  # what it is called in tables
+    tuned_at: str  # as in `Contender`
+    provenance: Mapping[str, Any] | None  # of a learned optimizer
 
 
 class ResultStore:
@@ -56,6 +74,7 @@ class ResultStore:
     def __init__(self, folder: Path, notify: Callable[[str], None]):
         self.path = folder / FILE_NAME
         self._records: dict[str, Record] = {}
+        self._places: dict[tuple[str, ...], Record] = {}
         self._usable_bytes: int | None = None  # where a torn last line begins
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out {folder} is a file; wanted a folder, which may exist or not.")
@@ -79,22 +98,35 @@ class ResultStore:
                 missing = [field for field in _FIELDS if field not in record]
             except (ValueError, TypeError):
                 missing = ["key"]
+            if not missing and record.get("schema") != SCHEMA:
+                raise InputError(
+                    f"{self.path}, line {number}, is of schema {record.get('schema', 1)}; this mulo writes "
+                    f"schema {SCHEMA}. Choose another --out."
+                )
             if missing:
                 raise InputError(
                     f"{self.path}, line {number}, is not a result of mulo-eval: it has no {missing[0]!r}. "
                     "Remove the line, or choose another --out."
                 )
-            self._records[record["key"]] = record
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        self._records[record["key"]] = record
+        self._places[_place_of(record)] = record
 
     def get(self, key: str) -> Record | None:
-        """The record of a finished run, or `None`."""
+        """The record of a finished run, of any place, or `None`."""
         return self._records.get(key)
 
+    def has(self, record: Record) -> bool:
+        """Whether there is a line of this run at this place."""
+        return _place_of(record) in self._places
+
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._places)
 
     def __iter__(self) -> Iterator[Record]:
-        return iter(self._records.values())
+        return iter(self._places.values())
 
     def append(self, record: Record) -> None:
         """Adds a finished run; it is on disk when this returns.
@@ -114,4 +146,8 @@ class ResultStore:
                 os.fsync(file.fileno())
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error.strerror}.") from error
-        self._records[record["key"]] = json.loads(line)
+        self._keep(json.loads(line))
+
+
+def _place_of(record: Record) -> tuple[str, ...]:
+    return (record["key"], *(str(record[field]) for field in _PLACE))

@@ -1,114 +1,287 @@
-"""Suites: what is varied, as data; and what a suite takes from the checkpoints that it evaluates."""
+"""Suites: what is run, as data; and what a suite takes from the checkpoints it evaluates. Needs no JAX."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from eval_tasks.names import TaskName, parse_task_name
 from mulo.errors import InputError
 from mulo.names import lookup
 
+AXES = ("width", "depth", "num_steps")
+SIZES = {
+    "smoke": "a minute on two cores, without tuning at each value",
+    "cpu": "about two hours on two cores, all baselines included",
+    "gpu": "the size of the paper",
+}
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Suite:
-    """One comparison: the same training at several widths.
 
-    Raises:
-      InputError: a number is below 1, or a task of it cannot be.
-    """
+class Point(NamedTuple):
+    """What one inner run trains, and for how long."""
 
-    name: str
-    multiples: tuple[int, ...]  # widths, in units of the base width
-    base_width: int
-    depth: int
-    data_set: str
+    task: TaskName
     num_steps: int
     batch_size: int
-    num_seeds: int
-    seed: int  # the first one
-    model: str = "mlp"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """One training task, and one thing about it that is varied.
+
+    Args:
+      base: the task that baselines are tuned on before they are transferred.
+      num_steps: inner steps of a run, at the base.
+      batch_size: examples in each step.
+      axis: what is varied: "width", "depth" or "num_steps".
+      values: of it, ascending; the base's own need not be among them.
+
+    Raises:
+      InputError: a number is below 1, or one of the tasks cannot be.
+    """
+
+    base: TaskName
+    num_steps: int
+    batch_size: int
+    axis: str
+    values: tuple[int, ...]
 
     def __post_init__(self):
         """Refuses what cannot be run."""
-        for field in ("num_steps", "batch_size", "num_seeds"):
+        lookup(dict.fromkeys(AXES), self.axis, "axis of a series")
+        for field in ("num_steps", "batch_size"):
             if getattr(self, field) < 1:
                 raise InputError(f"--{field.replace('_', '-')} is {getattr(self, field)}; wanted at least 1.")
-        if not 0 <= self.seed < 2**32 - self.num_seeds:
+        if not self.values or list(self.values) != sorted(set(self.values)) or self.values[0] < 1:
+            raise InputError(
+                f"A series by {self.axis} has the values {self.values}; wanted ascending numbers from 1."
+            )
+        for value in self.values:
+            self.point(value)
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+        return f"{self.base} by {self.axis}"
+
+    @property
+    def base_value(self) -> int:
+        """The value at which baselines are tuned before they are transferred."""
+        return self.num_steps if self.axis == "num_steps" else getattr(self.base, self.axis)
+
+    def point(self, value: int) -> Point:
+        """What is run at one value."""
+        if self.axis == "num_steps":
+            return Point(self.base, value, self.batch_size)
+        return Point(dataclasses.replace(self.base, **{self.axis: value}), self.num_steps, self.batch_size)
+
+    def changed(self, **fields: Any) -> "Series":
+        """With another base; where that is what is varied, the values keep their ratio to it.
+
+        Args:
+          **fields: `width`, `depth`, `data_set`, `num_steps` or `batch_size`.
+
+        Raises:
+          InputError: a value would not be whole, or cannot be run.
+        """
+        own = {field: fields.pop(field) for field in ("num_steps", "batch_size") if field in fields}
+        values = self.values
+        wanted = {**own, **fields}.get(self.axis)
+        if wanted is not None:
+            rest = [value for value in values if value * wanted % self.base_value]
+            if rest:
+                raise InputError(
+                    f"{rest[0]}/{self.base_value} of the base {self.axis} {wanted} is no whole number; give "
+                    "another."
+                )
+            values = tuple(value * wanted // self.base_value for value in values)
+        return dataclasses.replace(self, base=dataclasses.replace(self.base, **fields), values=values, **own)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One comparison: the same optimizers on some series.
+
+    Raises:
+      InputError: a number is out of its range.
+    """
+
+    name: str
+    size: str
+    series: tuple[Series, ...]
+    num_seeds: int
+    num_tuning_seeds: int
+    seed: int = 0  # the first one
+
+    def __post_init__(self):
+        """Refuses what cannot be run."""
+        for field in ("num_seeds", "num_tuning_seeds"):
+            if getattr(self, field) < 1:
+                raise InputError(f"--{field.replace('_', '-')} is {getattr(self, field)}; wanted at least 1.")
+        largest = max(self.num_seeds, self.num_tuning_seeds)
+        if not 0 <= self.seed < 2**32 - largest:
             raise InputError(f"--seed is {self.seed}; wanted a whole number from 0, below 2**32.")
-        for width in (self.base_width, *self.widths):
-            self.task_name(width)
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """The widths of the networks, narrowest first."""
-        return tuple(multiple * self.base_width for multiple in self.multiples)
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds of the runs."""
-        return tuple(range(self.seed, self.seed + self.num_seeds))
-
-    def task_name(self, width: int) -> TaskName:
-        """The task at one width."""
-        return TaskName(self.model, width, self.depth, self.data_set)
+    def seeds(self, purpose: str) -> tuple[int, ...]:
+        """The seeds of the runs made for "tune" or "evaluate"; the keys of the two differ all the same."""
+        number = self.num_tuning_seeds if purpose == "tune" else self.num_seeds
+        return tuple(range(self.seed, self.seed + number))
 
 
-SUITES: Mapping[str, Mapping[str, Any]] = {
-    "wide": {"multiples": (1, 4, 8, 16), "num_steps": 1000, "batch_size": 128, "num_seeds": 3, "seed": 0},
-}
-"""The fields of each suite that have a default; the others come from the checkpoints."""
+class Spec(NamedTuple):
+    """A suite of one size before it is fitted to what is evaluated."""
+
+    series: tuple[Series, ...]
+    num_seeds: int
+    num_tuning_seeds: int
+    follows: tuple[str, ...] = ()  # of the base: taken from the checkpoints, where they say it
 
 
-def make_suite(name: str, options: Mapping[str, Any], provenances: Mapping[str, Mapping[str, Any]]) -> Suite:
+def _series(task: str, num_steps: int, batch_size: int, axis: str, *values: int) -> Series:
+    return Series(
+        base=parse_task_name(task), num_steps=num_steps, batch_size=batch_size, axis=axis, values=values
+    )
+
+
+_TEXT_TASK = "transformer-w256-d4-h8_tinyshakespeare-128"
+
+SUITES: Mapping[str, Mapping[str, Spec]] = {
+    "wide": {
+        "smoke": Spec(
+            (_series("mlp-w32-d2_digits", 200, 128, "width", 32, 128, 256, 512),), 3, 3, ("width", "depth")
+        ),
+        "cpu": Spec(
+            (
+                _series("mlp-w32-d3_digits", 500, 128, "width", 32, 128, 512, 1024),
+                _series("mlp-w32-d3_cifar10-16", 500, 128, "width", 32, 128, 512, 1024),
+            ),
+            3, 1, ("width", "depth"),
+        ),
+        "gpu": Spec(
+            (
+                _series("mlp-w64-d3_cifar10", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
+                _series("mlp-w64-d3_imagenet32", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
+                _series("mlp-w64-d3_imagenet64", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
+            ),
+            5, 1, ("width", "depth"),
+        ),
+    },
+    "deep": {
+        "smoke": Spec((_series("mlp-w32-d3_digits", 100, 64, "depth", 3, 8),), 3, 1, ("width",)),
+        "cpu": Spec(
+            (
+                _series("mlp-w64-d3_digits", 500, 128, "depth", 3, 6, 12, 16, 24),
+                _series("mlp-w64-d3_cifar10-16", 500, 128, "depth", 3, 6, 12, 16, 24),
+            ),
+            3, 1, ("width",),
+        ),
+        "gpu": Spec(
+            (
+                _series("mlp-w128-d3_imagenet32", 1000, 4096, "depth", 3, 6, 12, 16, 32, 64),
+                _series(_TEXT_TASK, 1000, 128, "depth", 4, 8, 16, 32),
+            ),
+            5, 1, ("width",),
+        ),
+    },
+    "long": {
+        "smoke": Spec((_series("mlp-w32-d2_digits", 100, 64, "num_steps", 100, 500),), 3, 1, ("depth",)),
+        "cpu": Spec(
+            (
+                _series("mlp-w64-d3_digits", 400, 128, "num_steps", 400, 2000, 10000),
+                _series("mlp-w64-d3_cifar10-16", 400, 128, "num_steps", 400, 2000, 10000),
+            ),
+            3, 1, ("depth",),
+        ),
+        "gpu": Spec(
+            (
+                _series("mlp-w256-d3_imagenet32", 1000, 4096, "num_steps", 1000, 5000, 25000),
+                _series(_TEXT_TASK, 1000, 128, "num_steps", 1000, 5000, 25000),
+            ),
+            5, 1, ("depth",),
+        ),
+    },
+    "arch": {
+        "smoke": Spec(
+            (
+                _series("autoencoder-w16-d1_digits", 50, 32, "width", 32),
+                _series("rnn-w16-d1_pydoc-16", 50, 8, "width", 32),
+            ),
+            3, 1,
+        ),
+        "cpu": Spec(
+            (
+                _series("convnet-w8-d3_cifar10-16", 300, 32, "width", 32),
+                _series("resnet-w8-d3_cifar10-16", 200, 32, "width", 16),
+                _series("vit-w32-d3-h4_cifar10-16", 300, 32, "width", 64),
+                _series("transformer-w32-d2-h4_pydoc-32", 400, 16, "width", 128),
+                _series("autoencoder-w32-d2_digits", 500, 128, "width", 256),
+                _series("rnn-w32-d1_pydoc-32", 400, 16, "width", 128),
+            ),
+            3, 1,
+        ),
+        "gpu": Spec(
+            (
+                _series("convnet-w32-d4_imagenet32", 2000, 512, "width", 64, 256),
+                _series("resnet-w16-d9_imagenet32", 2000, 512, "width", 32, 128),
+                _series("vit-w64-d6-h4_imagenet32", 2000, 512, "width", 128, 512),
+                _series("transformer-w128-d6-h8_tinyshakespeare-128", 2000, 128, "width", 256, 1024),
+                _series("autoencoder-w64-d3_imagenet32", 2000, 512, "width", 256, 1024),
+                _series("rnn-w128-d2_tinyshakespeare-128", 2000, 128, "width", 256, 1024),
+            ),
+            5, 1,
+        ),
+    },
+}  # fmt: skip
+"""The suites, by name and size."""
+
+
+def make_suite(
+    name: str, size: str, options: Mapping[str, Any], provenances: Mapping[str, Mapping[str, Any]]
+) -> Suite:
     """Builds the suite called `name`.
 
     Args:
       name: a key of `SUITES`.
-      options: fields of `Suite` that were given; they override all else. `None` means not given.
-      provenances: of each checkpoint, by what it is called. Its `tasks` give the base width (the largest),
-        and the depth and data set of that task.
+      size: a key of `SIZES`.
+      options: what was given and overrides all else: of the base `width`, `depth`, `data_set`, `num_steps`,
+        `batch_size`; of the suite `num_seeds`, `num_tuning_seeds`, `seed`. `None` means not given.
+      provenances: of each checkpoint, by what it is called. From the widest of its `tasks` come the fields
+        of the base that the suite follows.
 
     Raises:
-      InputError: unknown name; the checkpoints do not say, or disagree on, what was not given; or the
-        suite cannot be run.
+      InputError: unknown name or size; the checkpoints disagree on what was not given; or the suite cannot be
+        run.
     """
-    fields = {"name": name, **lookup(SUITES, name, "suite")}
-    fields.update({field: value for field, value in options.items() if value is not None})
-    missing = [field for field in ("base_width", "depth", "data_set") if field not in fields]
-    if missing:
-        widest = {
-            label: _widest_task(label, provenance, missing) for label, provenance in provenances.items()
-        }
-        if not widest:
-            raise InputError(
-                f"No learned optimizer says what to run; give {', '.join(_flag(field) for field in missing)}."
-            )
-        for field in missing:
-            fields[field] = _agreed(field, widest)
-    return Suite(**fields)
+    spec = lookup(lookup(SUITES, name, "suite"), size, "size of a suite")
+    given = {field: value for field, value in options.items() if value is not None}
+    seeds = {field: given.pop(field) for field in ("num_seeds", "num_tuning_seeds", "seed") if field in given}
+    for field in spec.follows:
+        found = _agreed(field, provenances) if field not in given else None
+        if found is not None:
+            given[field] = found
+    series = tuple(dict.fromkeys(series.changed(**given) for series in spec.series))
+    numbers = {"num_seeds": spec.num_seeds, "num_tuning_seeds": spec.num_tuning_seeds, **seeds}
+    return Suite(name=name, size=size, series=series, **numbers)
 
 
-def _flag(field: str) -> str:
-    return f"--{field.replace('_', '-')}"
-
-
-def _widest_task(label: str, provenance: Mapping[str, Any], missing: Sequence[str]) -> TaskName:
-    names = provenance.get("tasks")
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"The checkpoint {label} does not say which tasks it was meta-trained on; give "
-            f"{', '.join(_flag(field) for field in missing)}."
-        )
-    return max((parse_task_name(name) for name in names), key=lambda task: task.width)
-
-
-def _agreed(field: str, widest: Mapping[str, TaskName]) -> Any:
-    values = {
-        label: getattr(task, "width" if field == "base_width" else field) for label, task in widest.items()
-    }
+def _agreed(field: str, provenances: Mapping[str, Mapping[str, Any]]) -> Any:
+    """What the checkpoints' widest tasks say; `None` where none says it."""
+    values = {label: _widest(provenance, field) for label, provenance in provenances.items()}
+    values = {label: value for label, value in values.items() if value is not None}
     if len(set(values.values())) > 1:
         said = ", ".join(f"{label}: {value}" for label, value in values.items())
+        flag = "--base-width" if field == "width" else f"--{field}"
         raise InputError(
-            f"The learned optimizers were meta-trained on different tasks ({said}); give {_flag(field)}."
+            f"The learned optimizers were meta-trained on different tasks ({said}); give {flag}."
         )
-    return next(iter(values.values()))
+    return next(iter(values.values()), None)
+
+
+def _widest(provenance: Mapping[str, Any], field: str) -> Any:
+    names: Sequence[Any] = provenance.get("tasks") or ()
+    tasks = []
+    for name in names if isinstance(names, list) else ():
+        try:
+            tasks.append(parse_task_name(name))
+        except (InputError, TypeError):  # a task of another package, or of another version
+            continue
+    return getattr(max(tasks, key=lambda task: task.width), field) if tasks else None

@@ -16,6 +16,8 @@ class InnerOptimizer(NamedTuple):
 
     init: Callable  # setting, params, num_steps -> state
     update: Callable  # setting, state, grads, params, loss -> updates, state
+    # setting, state, params -> the parameters to evaluate, where they are not those that are trained
+    evaluated_params: Callable | None = None
 
 
 class Outcome(NamedTuple):
@@ -55,7 +57,9 @@ def make_program(
             return (optax.apply_updates(params, updates), model_state, state), loss
 
         carry = params, task.init_state(), optimizer.init(setting, params, num_steps)
-        (params, model_state, _), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
+        (params, model_state, state), losses = jax.lax.scan(step, carry, jnp.arange(num_steps))
+        if optimizer.evaluated_params is not None:
+            params = optimizer.evaluated_params(setting, state, params)
         loss, accuracy = validate(task, source, params, model_state, end_key)
         return Outcome(losses=losses, validation_loss=loss, validation_accuracy=accuracy)
 

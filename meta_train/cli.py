@@ -5,11 +5,12 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval_tasks.command_line import Parser, unless_pipe_is_closed
+from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_worker_flags
 from meta_train.commands import COMMANDS
 from meta_train.config import PRESETS, MetaTrainConfig
 from meta_train.config_file import read_config_file, to_toml
@@ -50,7 +51,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--checkpoint-interval", type=int, default=100, help="meta-steps between two saves")
     parser.add_argument("--keep-checkpoints", type=int, default=2, help="newest checkpoints that are kept")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
-    _add_worker_flags(parser.add_argument_group("workers (they never decide theta; may change at --resume)"))
+    workers = parser.add_argument_group("workers (they never decide theta; may change at --resume)")
+    add_worker_flags(workers, _WORKER_FLAGS)
     group = parser.add_argument_group("configuration (default: the preset's)")
     for field in dataclasses.fields(MetaTrainConfig):
         group.add_argument(
@@ -63,35 +65,16 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-_WORKER_FLAGS: dict[str, tuple[type, str]] = {
-    "workers": (int, "CPU workers, of one thread each"),
-    "gpus": (int, "GPUs to use, with a worker on each"),
-    "workers-per-gpu": (int, "workers that share a GPU, for small tasks (default: 1)"),
-    "address": (str, "Ray cluster to join (default: one is started, reachable from this machine only)"),
-    "min-workers": (int, "begin, and go on, with so many; use the others when they are there"),
+_WORKER_FLAGS: Mapping[str, tuple[type, str]] = {
+    **CLUSTER_FLAGS,
     "worker-timeout": (float, "seconds after which a silent worker is replaced; more where calls take long"),
     "snapshot-interval": (int, "meta-steps between two snapshots of a slot: the most that is done again"),
 }
 
 
-def _add_worker_flags(group: Any) -> None:
-    for name, (kind, help_text) in _WORKER_FLAGS.items():
-        metavar = {int: "N", float: "SECONDS", str: "HOST:PORT"}[kind]
-        group.add_argument(f"--{name}", type=kind, metavar=metavar, default=argparse.SUPPRESS, help=help_text)
-    group.add_argument(
-        "--insecure", action="store_true", default=argparse.SUPPRESS, help="allow Ray without authentication"
-    )
-
-
 def _worker_options(arguments: argparse.Namespace) -> WorkerOptions | None:
-    names = [name.replace("-", "_") for name in (*_WORKER_FLAGS, "insecure")]
-    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
-    if not given:
-        return None
-    if not given.keys() & {"workers", "gpus", "address"}:
-        flag = next(iter(given)).replace("_", "-")
-        raise InputError(f"--{flag} was given without --workers N or --gpus N: there would be no workers.")
-    return WorkerOptions(**given)
+    given = given_worker_flags(arguments, _WORKER_FLAGS)
+    return WorkerOptions(**given) if given else None
 
 
 def _argument_type(field: dataclasses.Field) -> dict[str, Any]:

@@ -104,3 +104,13 @@ def text_file(name: str) -> FileSet:
         all_needed=True,
         advice="Set MULO_DATA_DIR to the folder that holds it.",
     )
+
+
+IMAGE_FORMS: Mapping[str, tuple[tuple[int, int, int], int]] = {
+    "cifar10": ((3, 32, 32), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "imagenet32": ((3, 32, 32), 1000),
+    "imagenet64": ((3, 64, 64), 1000),
+}
+"""File set: (C, H, W) of an image in its files, and the number of classes."""

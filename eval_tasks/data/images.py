@@ -6,17 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from eval_tasks.data.catalog import FILE_SETS
+from eval_tasks.data.catalog import FILE_SETS, IMAGE_FORMS
 from eval_tasks.data.files import find_files, report_unpublished
 from eval_tasks.data.source import DataSource, Placement, make_source
 
-_FORMS = {
-    # file set: module of its reader, (C, H, W) in the files, number of classes
-    "cifar10": ("eval_tasks.data.cifar10", (3, 32, 32), 10),
-    "mnist": ("eval_tasks.data.idx", (1, 28, 28), 10),
-    "fashion-mnist": ("eval_tasks.data.idx", (1, 28, 28), 10),
-    "imagenet32": ("eval_tasks.data.imagenet", (3, 32, 32), 1000),
-    "imagenet64": ("eval_tasks.data.imagenet", (3, 64, 64), 1000),
+_READERS = {
+    "cifar10": "eval_tasks.data.cifar10",
+    "mnist": "eval_tasks.data.idx",
+    "fashion-mnist": "eval_tasks.data.idx",
+    "imagenet32": "eval_tasks.data.imagenet",
+    "imagenet64": "eval_tasks.data.imagenet",
 }
 
 
@@ -67,8 +66,8 @@ def read_images(
       InputError: a file that is needed is not there, or a file is truncated, damaged or of another form.
     """
     files = FILE_SETS[file_set]
-    module_name, item_shape, num_classes = _FORMS[file_set]
-    reader = importlib.import_module(module_name)
+    item_shape, num_classes = IMAGE_FORMS[file_set]
+    reader = importlib.import_module(_READERS[file_set])
     paths = find_files(data_dir, files)
     if files.all_needed:
         batches = [reader.read_pair(paths, files, item_shape)]

@@ -10,7 +10,7 @@ from eval_tasks.aggregates import estimate
 from eval_tasks.evaluation import Results
 from eval_tasks.models import MODELS
 from eval_tasks.objectives import OBJECTIVES
-from eval_tasks.suites import Suite
+from eval_tasks.suites import Series
 from mulo.errors import InputError
 
 # Okabe and Ito's colours, told apart by colour-blind readers too.
@@ -18,8 +18,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vP*"
 
 
-def draw_figure(results: Results, suite: Suite, path: Path) -> None:
-    """Writes the picture as a PNG.
+def draw_figure(results: Results, series: Series, path: Path) -> None:
+    """Writes the picture of one series as a PNG.
 
     Raises:
       InputError: matplotlib is not installed, or the file cannot be written.
@@ -34,9 +34,9 @@ def draw_figure(results: Results, suite: Suite, path: Path) -> None:
     left, right = figure.subplots(1, 2)
     styles = itertools.cycle(zip(_COLOURS, _MARKERS, strict=True))
     for label, style in zip(results, styles, strict=False):
-        _draw_widths(left, results, suite, label, style)
-        _draw_curve(right, results, suite, label, style[0])
-    _label_axes(left, right, results, suite)
+        _draw_values(left, results, series, label, style)
+        _draw_curve(right, results, series, label, style[0])
+    _label_axes(left, right, results, series)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
     try:
@@ -45,13 +45,14 @@ def draw_figure(results: Results, suite: Suite, path: Path) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _draw_widths(axes: Any, results: Results, suite: Suite, label: str, style: tuple[str, str]) -> None:
+def _draw_values(axes: Any, results: Results, series: Series, label: str, style: tuple[str, str]) -> None:
     colour, marker = style
-    estimates = [estimate([r["final_loss"] for r in results[label][width].records]) for width in suite.widths]
+    cells = [results[label][series.name, value] for value in series.values]
+    estimates = [estimate([record["final_loss"] for record in cell.records]) for cell in cells]
     means = [np.nan if e.mean is None else e.mean for e in estimates]
     errors = [e.standard_error or 0.0 for e in estimates]
     axes.errorbar(
-        suite.widths,
+        series.values,
         means,
         errors,
         color=colour,
@@ -61,7 +62,7 @@ def _draw_widths(axes: Any, results: Results, suite: Suite, label: str, style: t
         capsize=3,
         label=label,
     )
-    diverged = [width for width, e in zip(suite.widths, estimates, strict=True) if e.mean is None]
+    diverged = [value for value, e in zip(series.values, estimates, strict=True) if e.mean is None]
     if diverged:
         # On the upper edge of the axes, whatever the scale.
         axes.plot(
@@ -70,8 +71,8 @@ def _draw_widths(axes: Any, results: Results, suite: Suite, label: str, style: t
         )  # fmt: skip
 
 
-def _draw_curve(axes: Any, results: Results, suite: Suite, label: str, colour: str) -> None:
-    records = results[label][suite.widths[-1]].records
+def _draw_curve(axes: Any, results: Results, series: Series, label: str, colour: str) -> None:
+    records = results[label][series.name, series.values[-1]].records
     steps = np.asarray(records[0]["losses"]["steps"])
     values = np.asarray([r["losses"]["values"] for r in records], float)  # null -> nan
     smooth = np.stack([_running_mean(curve, _window(len(steps))) for curve in values])
@@ -91,19 +92,18 @@ def _running_mean(curve: np.ndarray, window: int) -> np.ndarray:
     return np.asarray([curve[max(0, end - window) : end].mean() for end in range(1, len(curve) + 1)])
 
 
-def _label_axes(left: Any, right: Any, results: Results, suite: Suite) -> None:
-    task = suite.task_name(suite.base_width)
+def _label_axes(left: Any, right: Any, results: Results, series: Series) -> None:
+    axis, task = series.axis.removeprefix("num_"), series.base
     left.set_xscale("log", base=2)
-    left.set_xticks(suite.widths, [f"{width:,}" for width in suite.widths])
+    left.set_xticks(series.values, [f"{value:,}" for value in series.values])
     left.minorticks_off()
-    left.set_xlabel(f"width (base width {suite.base_width})")
+    left.set_xlabel(f"{axis} (base: {series.base_value:,})")
     unit = OBJECTIVES[MODELS[task.model].objective].unit
     left.set_ylabel(f"final training loss ({unit})")
-    left.set_title(
-        f"{task.model.upper()}, depth {task.depth}, {task.data_set}: {suite.num_steps} steps", loc="left"
-    )
-    points = len(next(iter(results.values()))[suite.widths[-1]].records[0]["losses"]["steps"])
-    right.set_title(f"Training at width {suite.widths[-1]:,}", loc="left")
+    left.set_title(f"{task.model.upper()}, {task.data_set}: {series.num_steps} steps at the base", loc="left")
+    last = next(iter(results.values()))[series.name, series.values[-1]]
+    points = len(last.records[0]["losses"]["steps"])
+    right.set_title(f"Training at {axis} {series.values[-1]:,}", loc="left")
     right.set_xlabel("inner step")
     right.set_ylabel(f"training loss ({unit}), running mean of {_window(points)} points")
     for axes in (left, right):

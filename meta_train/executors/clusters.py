@@ -1,7 +1,4 @@
-"""Opens what workers run on, if they are asked for. Ray is imported here only then; JAX is not.
-
-Ray starts processes by forking this one, which JAX's threads make unsafe. So Ray comes first.
-"""
+"""Opens what workers run on, if they are asked for; see `eval_tasks.workers.clusters`. Imports no JAX."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mulo.errors import InputError
+from eval_tasks.workers.clusters import import_module
 
 if TYPE_CHECKING:
     from meta_train.config import MetaTrainConfig
@@ -36,11 +33,7 @@ def open_cluster(options: WorkerOptions | None) -> Iterator[Cluster | None]:
     if options is None:
         yield None
         return
-    try:
-        from meta_train.executors import ray_actors
-    except ImportError as error:
-        raise InputError(
-            f"Workers need Ray, which cannot be imported ({error}): pip install 'mulo[ray]'."
-        ) from error
-    with ray_actors.open_cluster(options) as cluster:
+    actors = import_module("meta_train.executors.ray_actors")
+    clusters = import_module("eval_tasks.workers.ray_clusters")
+    with clusters.open_cluster(options, actors.WorkerCluster) as cluster:
         yield cluster

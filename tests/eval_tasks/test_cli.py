@@ -44,9 +44,10 @@ def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys
     assert sorted((r["optimizer"], r["width"], r["seed"]) for r in records) == [
         (name, width, seed) for name in ("adam-1e-3", "mine") for width in (2, 8, 16, 32) for seed in (0, 1)
     ]
-    assert (out / "wide.png").read_bytes().startswith(b"\x89PNG\r\n")
+    figure = out / "mlp-w2-d1_digits-by-width.png"
+    assert figure.read_bytes().startswith(b"\x89PNG\r\n")
     assert "width 32" in text
-    assert str(out / "wide.png") in text
+    assert str(figure) in text
     mean = sum(r["final_loss"] for r in records if (r["optimizer"], r["width"]) == ("mine", 32)) / 2
     assert f"{mean:.4f} +- " in text
     tables = text[text.index("Suite wide") :]
@@ -57,12 +58,13 @@ def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys
 
 
 def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
-    command = [*TINY, "--num-seeds", 1, "--optimizer", "muadamw", "--out", tmp_path / "a"]
+    seeds = ("--num-seeds", 1, "--num-tuning-seeds", 1)
+    command = [*TINY, *seeds, "--optimizer", "muadamw", "--out", tmp_path / "a"]
     code, text, _ = run_cli(capsys, *command)
     assert code == 0
-    assert "muadamw: learning rate tuned at base width, on other seeds." in text
+    assert "muadamw: learning rate tuned at the base, once, on other seeds." in text
     records = [json.loads(line) for line in (tmp_path / "a/results.jsonl").read_text().splitlines()]
-    tuned = {r["learning_rate"]: r["final_loss"] for r in records if r["purpose"] == "tune"}
+    tuned = {r["learning_rate"]: r["tail_loss"] for r in records if r["purpose"] == "tune"}
     assert {r["width"] for r in records if r["purpose"] == "tune"} == {2}
     assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {min(tuned, key=tuned.get)}
 
@@ -76,7 +78,8 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
         ("--suite wide --optimizer adamw --data-set digitz", "Did you mean 'digits'?"),
         ("--suite wide", "the following arguments are required: --optimizer"),
         ("--optimizer adamw", "the following arguments are required: --suite"),
-        ("--suite wide --optimizer adamw", "give --base-width, --depth, --data-set"),
+        ("--suite wide --size small --optimizer adamw", "No size of a suite is called 'small'"),
+        ("--suite wide --optimizer mulo-quick@cosin", "Did you mean 'cosine'?"),
         ("--suite wide --optimizer adamw --base-width -4", "-4"),
         ("--suite wide --optimizer adamw --depth 0", "depth"),
         ("--suite wide --optimizer adamw --num-steps 0", "--num-steps is 0; wanted at least 1."),

@@ -1,25 +1,31 @@
 import dataclasses
+import hashlib
 import io
 import itertools
 import json
 import math
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+import mulo
 from eval_tasks.aggregates import estimate
-from eval_tasks.baselines import Baseline
+from eval_tasks.baselines import DEFAULT_BASELINES, FAMILIES, Baseline, make_baseline
 from eval_tasks.contenders import baseline_contender, make_contenders
-from eval_tasks.data import load_data
-from eval_tasks.evaluation import Evaluation, count_runs
+from eval_tasks.evaluation import Evaluation, total_cost
+from eval_tasks.names import parse_task_name
 from eval_tasks.report.figures import draw_figure
 from eval_tasks.report.text import print_tables
 from eval_tasks.runs import ResultStore
-from eval_tasks.suites import Suite, make_suite
-from eval_tasks.tuning import GRID, choose
+from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
+from eval_tasks.task import make_task
+from eval_tasks.training import make_program
+from eval_tasks.tuning import NUM_TRIALS, choose, make_grid
 from mulo.errors import InputError
+from tests.closeness import assert_trees_close
 from tests.descriptors import SMALL_FC_H4
-
-GIVEN = {"base_width": 2, "depth": 1, "data_set": "digits"}
 
 
 def test_choice_of_a_learning_rate():
@@ -28,18 +34,18 @@ def test_choice_of_a_learning_rate():
     assert choose({0.1: [None], 0.2: [3.0]}) == (0.2, True)
 
 
-def test_baselines_that_differ_in_more_than_rate_and_decay_share_no_program():
-    plain = Baseline(parametrization="sp", learning_rate=None, tuned_at="each width", weight_decay=0.0)
-    decayed = dataclasses.replace(plain, weight_decay=0.1)
-    other = dataclasses.replace(plain, b1=0.8)
-    programs = [
-        baseline_contender(name, b).program for name, b in (("a", plain), ("b", decayed), ("c", other))
-    ]
-    assert programs[0] == programs[1] != programs[2]
+def test_baselines_that_differ_in_more_than_the_rate_share_no_program():
+    family = FAMILIES["adamw"]
+    others = [family, family._replace(config={**family.config, "b1": 0.8}), FAMILIES["adam"]]
+    programs = {baseline_contender("a", Baseline(family=other)).program for other in others}
+    assert len(programs) == 3
 
 
-def test_the_grid_goes_up_by_factors_of_two():
-    assert all(math.isclose(high, 2 * low) for low, high in itertools.pairwise(GRID))
+def test_every_family_has_the_same_number_of_trials():
+    for family in FAMILIES.values():
+        grid = make_grid(family.first_rate)
+        assert len(grid) == NUM_TRIALS
+        assert all(math.isclose(high, 2 * low) for low, high in itertools.pairwise(grid))
 
 
 def test_estimate_over_seeds():
@@ -48,71 +54,235 @@ def test_estimate_over_seeds():
     assert estimate([4.0, None]) == (None, None, 1, 2)
 
 
-def test_a_suite_takes_base_width_depth_and_data_from_the_checkpoint():
-    suite = make_suite("wide", {}, {"a": {"tasks": ["mlp-w8-d2_digits", "mlp-w16-d3_digits"]}})
-    assert (suite.base_width, suite.depth, suite.data_set) == (16, 3, "digits")
-    assert suite.widths == (16, 64, 128, 256)
-    assert make_suite("wide", {"base_width": 3}, {"a": {"tasks": ["mlp-w8-d2_digits"]}}).widths[-1] == 48
+def test_a_suite_takes_base_width_and_depth_from_the_checkpoint():
+    (series,) = make_suite(
+        "wide", "smoke", {}, {"a": {"tasks": ["mlp-w8-d2_digits", "mlp-w16-d3_digits"]}}
+    ).series
+    assert (series.base.width, series.base.depth, series.base.data_set) == (16, 3, "digits")
+    assert series.values == (16, 64, 128, 256)
+    (series,) = make_suite("wide", "smoke", {"width": 3}, {"a": {"tasks": ["mlp-w8-d2_digits"]}}).series
+    assert series.values[-1] == 48
+    # What is varied keeps its ratio to the base; what the suite does not follow is its own.
+    (series,) = make_suite("deep", "smoke", {"depth": 6}, {"a": {"tasks": ["mlp-w8-d2_digits"]}}).series
+    assert (series.base.depth, series.values, series.base.width) == (6, (6, 16), 8)
+    (series,) = make_suite("long", "smoke", {"num_steps": 10}, {"a": {}, "b": {"tasks": ["sine:8"]}}).series
+    assert (series.values, series.point(50).num_steps) == ((10, 50), 50)
 
 
 @pytest.mark.parametrize(
-    ("provenances", "message"),
+    ("options", "provenances", "message"),
     [
-        ({}, "No learned optimizer says what to run; give --base-width, --depth, --data-set."),
-        ({"a": {}}, "The checkpoint a does not say which tasks"),
         (
+            {},
             {"a": {"tasks": ["mlp-w8-d2_digits"]}, "b": {"tasks": ["mlp-w4-d2_digits"]}},
             "a: 8, b: 4\\); give --base-width",
         ),
+        ({"depth": 4, "width": 8}, {}, "8/3 of the base depth 4 is no whole number"),
+        ({"width": 0}, {}, "The width of a task is 0"),
     ],
 )
-def test_what_the_checkpoints_do_not_say_must_be_given(provenances, message):
+def test_suites_that_cannot_be(options, provenances, message):
+    name = "deep" if "depth" in options else "wide"
     with pytest.raises(InputError, match=message):
-        make_suite("wide", {}, provenances)
+        make_suite(name, "smoke", options, provenances)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_every_suite_grows_with_its_size(name):
+    assert set(SUITES[name]) == set(SIZES)
+    for size, (series, num_seeds, _, _) in SUITES[name].items():
+        assert len({one.name for one in series}) == len(series)
+        assert num_seeds >= {"smoke": 1, "cpu": 3, "gpu": 5}[size]
 
 
 def test_all_baselines_take_part_unless_some_are_named(tmp_path):
-    import mulo
-
     path = tmp_path / "theta.mulo"
     mulo.save(path, SMALL_FC_H4.checkpoint())
     labels = [contender.label for contender in make_contenders([str(path)])]
-    assert labels == [tmp_path.name, "adamw", "muadamw", "adam-1e-3"]
-    assert [contender.label for contender in make_contenders([str(path), "adamw"])] == labels[:2]
+    assert labels == [tmp_path.name, *DEFAULT_BASELINES]
+    assert [c.label for c in make_contenders([str(path), "adamw-oracle"])] == labels[:2]
 
 
 def test_number_of_runs_counts_tuning():
-    suite = make_suite("wide", GIVEN, {})
-    wanted = {"adamw": 4 * len(GRID) + 4, "muadamw": len(GRID) + 4, "adam-1e-3": 4}
-    for name, points in wanted.items():
-        assert count_runs(suite, make_contenders([name])) == 3 * points
+    suite = make_suite("wide", "smoke", {"num_tuning_seeds": 2}, {})
+    wanted = {"adamw-oracle": 4 * NUM_TRIALS, "muadamw": NUM_TRIALS, "adam-1e-3": 0}
+    for name, trials in wanted.items():
+        assert total_cost(suite, make_contenders([name])).runs == 4 * 3 + 2 * trials
+
+
+def series_of(task, *values, num_steps=3, batch_size=4, axis="width"):
+    return Series(
+        base=parse_task_name(task), num_steps=num_steps, batch_size=batch_size, axis=axis, values=values
+    )
+
+
+def suite_of(*series, num_seeds=1):
+    return Suite(name="mine", size="smoke", series=series, num_seeds=num_seeds, num_tuning_seeds=1)
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
-    suite = Suite(
-        name="wide",
-        model="autoencoder",
-        multiples=(1,),
-        base_width=4,
-        depth=1,
-        data_set="digits",
-        num_steps=3,
-        batch_size=4,
-        num_seeds=1,
-        seed=0,
-    )
-    (contender,) = make_contenders(["adam-1e-3"])
+    series = series_of("autoencoder-w4-d1_digits", 4)
+    suite = suite_of(series)
     store = ResultStore(tmp_path, notify=str)
-    cell = Evaluation(suite, load_data("digits"), store, lambda *_: None).cell(contender, 4)
+    results = Evaluation(suite, store, lambda *_: None).evaluate(make_contenders(["adam-1e-3"]))
     (line,) = store.path.read_text().splitlines()
     record = json.loads(line)
     assert record["validation_accuracy"] is None
     assert not record["diverged"]
     assert record["validation_loss"] == pytest.approx(1.0, rel=0.2)
-    results, text = {contender.label: {4: cell}}, io.StringIO()
+    text = io.StringIO()
     print_tables(results, suite, text)
     assert f"{record['validation_loss']:.4f} " in text.getvalue()
-    assert "%" not in text.getvalue()
-    draw_figure(results, suite, tmp_path / "figure.png")
+    assert "%)" not in text.getvalue()
+    draw_figure(results, series, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def evaluate(folder, suite, *sources):
+    store = ResultStore(folder, notify=str)
+    done = []
+    evaluation = Evaluation(suite, store, done.append)
+    results = evaluation.evaluate(make_contenders(sources))
+    return results, [json.loads(line) for line in store.path.read_text().splitlines()], done
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_path):
+    series = series_of("mlp-w4-d1_digits", 4)
+    both = ("sgd", "sgd-oracle")  # at the base they are tuned alike
+    results, lines, _ = evaluate(tmp_path, suite_of(series), *both)
+    assert len(lines) == 2 * (NUM_TRIALS + 1)
+    assert len({line["key"] for line in lines}) == NUM_TRIALS + 1
+    places = {(line["optimizer"], line["purpose"]) for line in lines}
+    assert places == {(name, purpose) for name in both for purpose in ("tune", "evaluate")}
+    assert results["sgd"][series.name, 4].records[0]["wall_seconds"] == lines[-1]["wall_seconds"]
+    # In another suite: no new run, a new line.
+    other = dataclasses.replace(suite_of(series), name="other")
+    _, more, done = evaluate(tmp_path, other, *both)
+    assert len(more) == 2 * len(lines)
+    assert {line["key"] for line in more} == {line["key"] for line in lines}
+    assert sum(advance.runs for advance in done) == 2 * (NUM_TRIALS + 1)
+    assert all(advance.found for advance in done)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_trains(name):
+    """At a middling rate of its grid."""
+    family = FAMILIES[name]
+    contender = baseline_contender(name, Baseline(family=family, learning_rate=family.first_rate * 8))
+    task = make_task("mlp-w16-d2_digits", family.parametrization)
+    program = make_program(task, contender.make(task, 60), num_steps=60, batch_size=32, map_settings=True)
+    setting = contender.make_setting([contender.learning_rate])
+    outcome = program(task.source, setting, jax.random.split(jax.random.key(0), 1))
+    first, last = outcome.losses[0, 0], outcome.losses[0, -5:].mean()
+    assert last < 0.9 * first
+    assert outcome.validation_loss[0] < 0.95 * first
+
+
+def test_muon_is_for_the_weights_inside_and_adam_for_the_rest():
+    task = make_task("convnet-w8-d2_digits", "sp")
+    params = task.init(jax.random.key(0))
+    inner, setting = make_baseline(FAMILIES["muon"], task), {"learning_rate": jnp.float32(0.1)}
+    state = inner.init(setting, params, None)
+    updates, _ = inner.update(setting, state, params, params, None)  # gradients like the parameters
+    # All singular values of a step alike; consistent_rms: those of 0.2 in its root mean square.
+    kernel = np.reshape(updates["convnet/conv_1"]["w"], (72, 8))
+    values = np.linalg.svd(kernel, compute_uv=False)
+    assert values.max() / values.min() < 2
+    assert np.sqrt(np.mean(kernel**2)) == pytest.approx(0.1 * 0.2, rel=0.25)
+    momenta = jax.tree.leaves(state.inner_states["muon"])
+    assert sorted(x.shape for x in momenta if x.ndim > 1) == [(3, 3, 8, 8)]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_variants_of_a_learned_optimizer(tmp_path):
+    """A schedule multiplies the step; weight decay is decoupled and follows the schedule."""
+    path = tmp_path / "mine.mulo"
+    mulo.save(path, SMALL_FC_H4.checkpoint())
+    sources = [str(path), f"{path}@cosine", f"{path}@linear,weight_decay=0.25"]
+    plain, cosine, decayed = (make_contenders([source])[0] for source in sources)
+    assert [c.label for c in (plain, cosine, decayed)] == [
+        "mine",
+        "mine@cosine",
+        "mine@linear,weight_decay=0.25",
+    ]
+    assert len({c.program for c in (plain, cosine, decayed)}) == 3
+    task = make_task("mlp-w4-d1_digits", "sp")
+    params = task.init(jax.random.key(0))
+
+    def steps(contender):
+        optimizer, theta = contender.make(task, 4), contender.make_setting([None])
+        state, updates = optimizer.init(theta, params, 4), []
+        for _ in range(3):
+            update, state = optimizer.update(theta, state, params, params, jnp.float32(1.0))
+            updates.append(update)
+        return updates
+
+    for index, (a, b, c) in enumerate(zip(steps(plain), steps(cosine), steps(decayed), strict=True)):
+        factor = 0.5 * (1 + math.cos(math.pi * index / 4))
+        assert_trees_close(b, jax.tree.map(lambda u, f=factor: u * np.float32(f), a), 1e-6)
+        linear = np.float32(1 - index / 4)
+        wanted = jax.tree.map(lambda u, p, f=linear: f * (u - np.float32(0.25) * p), a, params)
+        assert_trees_close(c, wanted, 1e-6)
+
+
+PLUGIN = """
+import optax
+def make(learning_rate, num_steps, mup):
+    schedule = optax.cosine_decay_schedule(1.0, num_steps)
+    from mulo.mup import scale_by_mup
+    return optax.chain(
+        optax.scale_by_adam(), scale_by_mup(mup, "adam"), optax.scale_by_schedule(schedule),
+        optax.scale(-learning_rate),
+    )
+def wrong():
+    return None
+"""
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_optimizers_of_others(tmp_path, monkeypatch):
+    (tmp_path / "outsiders.py").write_text(PLUGIN)
+    monkeypatch.chdir(tmp_path)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 8))
+    sources = ("outsiders:make", "optax.lion(learning_rate=0.001)", "optax.sgd", "adam-1e-3")
+    _, lines, _ = evaluate(tmp_path / "out", suite, *sources)
+    counts = {}
+    for line in lines:
+        place = line["optimizer"], line["parametrization"], line["tuned_at"], line["purpose"]
+        counts[place] = counts.get(place, 0) + 1
+    assert counts == {
+        ("outsiders.make", "mup", "base value", "tune"): NUM_TRIALS,
+        ("outsiders.make", "mup", "base value", "evaluate"): 1,
+        ("optax.lion(learning_rate=0.001)", "sp", "", "evaluate"): 1,
+        ("optax.sgd", "sp", "base value", "tune"): NUM_TRIALS,
+        ("optax.sgd", "sp", "base value", "evaluate"): 1,
+        ("adam-1e-3", "sp", "", "evaluate"): 1,
+    }
+    with pytest.raises(InputError, match=r"outsiders\.wrong returned NoneType; wanted an optax"):
+        evaluate(tmp_path / "out", suite, "outsiders:wrong")
+    # The code is part of what a run is.
+    key = make_contenders(["outsiders:make"])[0].config["digest"]
+    assert key == hashlib.sha256((tmp_path / "outsiders.py").read_bytes()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("adamv", "No optimizer is called 'adamv'. Did you mean 'adamw'"),
+        ("optax.sgd(0.1)", "are not keywords with plain values"),
+        ("optax.sgd(momentum=f())", "are not keywords with plain values"),
+        ("mulo-quick@cosin", "No variant of a learned optimizer is called 'cosin'. Did you mean 'cosine'"),
+        ("mulo-quick@weight_decay=x", "weight_decay of mulo-quick@weight_decay=x is 'x'; wanted a number"),
+        ("optax.sgt", "optax.sgt cannot be used: "),
+        ("no_such_module:make", "No module named 'no_such_module'"),
+        ("optax.sgd(beta=0.9)", "optax.sgd takes no argument 'beta'; it takes learning_rate, momentum"),
+    ],
+)
+def test_optimizers_that_are_not_there(source, message):
+    with pytest.raises(InputError) as raised:
+        make_contenders([source])
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from eval_tasks.baselines import BASELINES, make_adamw
+from eval_tasks.baselines import FAMILIES, make_baseline
 from eval_tasks.models import MODELS
 from eval_tasks.models.parametrization import PARAMETRIZATIONS
 from eval_tasks.names import parse_task_name
@@ -134,9 +134,9 @@ def test_promotes_no_types_and_ranks_and_keeps_its_state(row, parametrization):
 def test_training_begins_at_guessing_and_learns(row):
     task = row.make("mup")
     program = make_program(
-        task, make_adamw(BASELINES["adam-1e-3"], task), num_steps=100, batch_size=32, map_settings=False
+        task, make_baseline(FAMILIES["adam"], task), num_steps=100, batch_size=32, map_settings=False
     )
-    setting = {"learning_rate": jnp.float32(0.03), "weight_decay": jnp.float32(0.0)}
+    setting = {"learning_rate": jnp.float32(0.03)}
     outcome, again = (program(task.source, setting, jax.random.split(KEY, 2)) for _ in range(2))
     assert program._cache_size() == 1
     jax.tree.map(np.testing.assert_array_equal, outcome, again)

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from meta_train.executors.ports import answers
+from eval_tasks.workers.ports import answers
 from tests.faults.test_driver import FLAGS, assert_saved_bits, checkpoints, wait_for
 
 psutil = pytest.importorskip("psutil")
 pytestmark = [pytest.mark.fault, pytest.mark.usefixtures("standard_promotion")]
 
 MACHINE = """
-from meta_train.executors.ray_actors import _on_loopback
+from eval_tasks.workers.ray_clusters import on_loopback
 from ray.scripts.scripts import main
-with _on_loopback():
+with on_loopback():
     main()
 """
 

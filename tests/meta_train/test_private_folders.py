@@ -5,9 +5,9 @@ import tempfile
 
 import pytest
 
+from eval_tasks.workers.private_folders import make_temporary_folder
 from meta_train.executors import ports
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.private_folders import make_temporary_folder
 from mulo.errors import InputError
 
 
@@ -56,7 +56,7 @@ def test_a_port_that_other_machines_reach_is_found():
 
 
 def test_the_address_of_rays_client_is_refused_in_one_line():
-    ray_actors = pytest.importorskip("meta_train.executors.ray_actors")
+    ray_clusters = pytest.importorskip("eval_tasks.workers.ray_clusters")
     options = WorkerOptions(workers=1, address="ray://head:10001")
-    with pytest.raises(InputError, match="client is not supported"), ray_actors.open_cluster(options):
+    with pytest.raises(InputError, match="client is not supported"), ray_clusters.open_cluster(options):
         pass

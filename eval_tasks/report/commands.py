@@ -1,0 +1,101 @@
+"""`mulo-eval report` and `mulo-eval compare`: flags -> results files -> measures -> report. Without JAX."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval_tasks.command_line import Parser
+from mulo.errors import InputError
+
+
+def report(argv: Sequence[str]) -> int:
+    """Reads results files and writes a report on them; 0."""
+    parser = Parser(
+        prog="mulo-eval report",
+        description="Writes a report on results files: one HTML page, figures (PNG, SVG), tables (CSV).",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results files, or folders with results.jsonl",
+    )
+    parser.add_argument(
+        "--reference",
+        metavar="LABEL",
+        help="optimizer that scores and speed-ups are relative to (default: muadamw, else adamw)",
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report (default: report, beside the first file)"
+    )
+    arguments = parser.parse_args(argv)
+
+    from eval_tasks.measures import measure
+    from eval_tasks.report.terminal import print_report
+    from eval_tasks.report.write import write_report
+    from eval_tasks.results import read_results
+
+    results = read_results(arguments.results)
+    parts = measure(results, arguments.reference)
+    first = arguments.results[0]
+    out = arguments.out or (first if first.is_dir() else first.parent) / "report"
+    print_report(parts, [*results.notes, *(note for part in parts for note in part.notes)])
+    written = write_report(results, parts, out)
+    print(f"\nreport: {written[0]} (and {len(written) - 1} files beside it)")  # noqa: T201
+    return 0
+
+
+def compare(argv: Sequence[str]) -> int:
+    """Compares two sets of results; 1 where the second is worse, else 0."""
+    arguments = _make_compare_parser().parse_args(argv)
+    pairs = dict(_parse_match(text) for text in arguments.match)
+    if not (arguments.tolerance >= 0 and math.isfinite(arguments.tolerance)):
+        raise InputError(f"--tolerance is {arguments.tolerance}; wanted a number from 0, as 0.02 for 2 %.")
+
+    from eval_tasks import comparison
+    from eval_tasks.report.terminal import print_comparison
+    from eval_tasks.results import read_results
+
+    a, b = (read_results([path]) for path in (arguments.a, arguments.b))
+    found = comparison.compare(a, b, pairs)
+    gaps = [f"{name}: {note}" for name, results in (("A", a), ("B", b)) for note in results.notes]
+    print_comparison(found, arguments.tolerance, gaps)
+    judged = [*found.differences, *([found.overall] if found.overall else [])]
+    return int(any(difference.is_regression(arguments.tolerance) for difference in judged))
+
+
+def _make_compare_parser() -> Parser:
+    parser = Parser(
+        prog="mulo-eval compare",
+        description="Compares results B with results A: the ratio of final training losses, with 95 % "
+        "intervals. Exit status 1 where an interval lies above 1 + tolerance, or more runs diverge; 2 where "
+        "nothing can be compared.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("a", type=Path, metavar="A", help="results file, or folder with results.jsonl")
+    parser.add_argument("b", type=Path, metavar="B", help="the same of what may be better or worse")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="how much worse is still accepted, as 0.02 for 2 %% (default: 0)",
+    )
+    parser.add_argument(
+        "--match",
+        action="append",
+        default=[],
+        metavar="LABEL_IN_A=LABEL_IN_B",
+        help="compares optimizers that are called differently; may be given several times. If one label of "
+        "each is left over, these two are compared anyway.",
+    )
+    return parser
+
+
+def _parse_match(text: str) -> tuple[str, str]:
+    label_a, _, label_b = text.partition("=")
+    if not (label_a and label_b):
+        raise InputError(f"--match is {text!r}; wanted LABEL_IN_A=LABEL_IN_B.")
+    return label_a, label_b

@@ -1,0 +1,360 @@
+"""Reads results files, ours or another's: keeps all that is good, and names what is not. Imports no JAX.
+
+The schema is published in docs/results-schema.md.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mulo.errors import InputError
+
+SCHEMA = 2
+FILE_NAME = "results.jsonl"
+PURPOSES = ("evaluate", "tune")
+MAX_TEXT = 120  # characters of a name that are kept
+_MAX_LISTED = 6  # line numbers or places in one note
+
+Record = Mapping[str, Any]
+"""One finished run: all of `FIELDS`, checked; those that a line did not give have their default."""
+
+
+class Field(NamedTuple):
+    """A field of a line."""
+
+    kind: str  # a key of `_KINDS`, perhaps followed by " or null"
+    required: bool = False
+    default: Any = None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "whole number": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    "number": _is_number,
+    "number or string": lambda value: _is_number(value) or isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+}
+
+FIELDS: Mapping[str, Field] = {
+    "schema": Field("whole number", required=True),
+    "key": Field("string", required=True),
+    "suite": Field("string", required=True),
+    "size": Field("string", required=True),
+    "series": Field("string", required=True),
+    "axis": Field("string", required=True),
+    "value": Field("number or string", required=True),
+    "base_value": Field("number or string or null"),
+    "num_seeds": Field("whole number", required=True),
+    "optimizer": Field("string", required=True),
+    "optimizer_config": Field("object", default={}),
+    "tuned_at": Field("string", default=""),
+    "parametrization": Field("string", default=""),
+    "learning_rate": Field("number or null"),
+    "purpose": Field("string", required=True),
+    "task": Field("string", required=True),
+    "width": Field("whole number or null"),
+    "depth": Field("whole number or null"),
+    "seed": Field("whole number", required=True),
+    "num_steps": Field("whole number", required=True),
+    "batch_size": Field("whole number or null"),
+    "data_digest": Field("string", default=""),
+    "data": Field("object", default={}),
+    "jax_version": Field("string", default=""),
+    "unit": Field("string", required=True),
+    "guessing_loss": Field("number or null"),
+    "final_loss": Field("number or null", required=True),
+    "mean_loss": Field("number or null"),
+    "validation_loss": Field("number or null"),
+    "validation_accuracy": Field("number or null"),
+    "diverged": Field("boolean", required=True),
+    "losses": Field("object", default={"steps": [], "values": []}),
+    "step_seconds": Field("number", default=0.0),
+    "state_bytes": Field("whole number or null"),
+    "params_bytes": Field("whole number or null"),
+    "wall_seconds": Field("number", default=0.0),
+    "versions": Field("object", default={}),
+    "provenance": Field("object or null"),
+}
+"""The fields of a line, in the order in which `mulo-eval` writes them."""
+
+
+class Point(NamedTuple):
+    """What optimizers are compared at: one task, trained for one number of steps."""
+
+    suite: str
+    size: str
+    series: str  # the base task of which one property is varied
+    axis: str  # which: "width", "depth", "num_steps" or "task"
+    value: float | str
+
+    def __str__(self) -> str:
+        """As in "mlp-d3_digits at width 128"; of an axis of tasks the task alone."""
+        if self.axis == "task":
+            return self.value if isinstance(self.value, str) else self.series
+        return f"{self.series_name} at {self.place}"
+
+    @property
+    def series_name(self) -> str:
+        """The series without the axis at its end, as in "mlp-w32-d3_digits by width"."""
+        return self.series.removesuffix(f" by {self.axis}")
+
+    @property
+    def place(self) -> str:
+        """As in "width 128"."""
+        value = self.value if isinstance(self.value, str) else f"{self.value:,.12g}"
+        return f"{self.axis.replace('num_steps', 'steps').replace('_', ' ')} {value}"
+
+    @property
+    def order(self) -> tuple:
+        """What points are sorted by."""
+        number = math.inf if isinstance(self.value, str) else self.value
+        return (self.suite, self.size, self.series, self.axis, number, str(self.value))
+
+
+class File(NamedTuple):
+    """A results file that was read."""
+
+    path: str
+    digest: str  # SHA-256 of its bytes, hexadecimal
+    num_lines: int
+    num_used: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results:
+    """The good part of some results files, and what is wrong with the rest."""
+
+    cells: Mapping[Point, Mapping[str, Sequence[Record]]]  # by optimizer; sorted by seed, one record each
+    tuning: Sequence[Record]  # purpose "tune"
+    files: Sequence[File]
+    notes: Sequence[str]  # one line for each gap
+
+    @property
+    def labels(self) -> list[str]:
+        """The optimizers, in the order in which they were first seen."""
+        return list(dict.fromkeys(label for row in self.cells.values() for label in row))
+
+
+def read_results(sources: Sequence[Path]) -> Results:
+    """Reads results files, or folders that hold one called `results.jsonl`.
+
+    A line that is not whole, is of another schema or breaks it is left out and named in the notes; fields
+    that the schema does not have are ignored. Runs are grouped by suite, size, series, value and optimizer.
+
+    Raises:
+      InputError: a file is missing or cannot be read, or no line of any of them can be used.
+    """
+    records: list[Record] = []
+    files, notes = [], []
+    for source in sources:
+        file, found, said = _read_file(source)
+        files.append(file)
+        notes += said
+        records += found
+    if not any(record["purpose"] == "evaluate" for record in records):
+        why = notes[0] if notes else "there are no finished runs in it."
+        raise InputError(f"Nothing to report on: {why if why.endswith('.') else why + '.'}")
+    cells, said = _group(records)
+    tuning = {(*_point(record), record["optimizer"], record["key"]): record for record in records
+              if record["purpose"] == "tune"}  # fmt: skip
+    notes = [*notes, *said, *_mixtures(cells), *_gaps(cells)]
+    return Results(cells=cells, tuning=tuple(tuning.values()), files=tuple(files), notes=tuple(notes))
+
+
+def _read_file(source: Path) -> tuple[File, list[Record], list[str]]:
+    path = source / FILE_NAME if source.is_dir() else source
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    records: list[Record] = []
+    faults: dict[str, list[int]] = defaultdict(list)
+    lines = content.splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            records.append(parse_line(line))
+        except InputError as error:
+            faults[str(error)].append(number)
+    notes = [f"{path}: {_listed('line', numbers)} left out: {fault}." for fault, numbers in faults.items()]
+    file = File(str(path), hashlib.sha256(content).hexdigest(), len(lines), len(records))
+    return file, records, notes
+
+
+def _listed(what: str, items: Sequence[Any]) -> str:
+    """As in "lines 3, 7 and 8"; of many only the first are named."""
+    texts = [str(item) for item in items[:_MAX_LISTED]]
+    if len(items) > _MAX_LISTED:
+        texts.append(f"{len(items) - _MAX_LISTED} more")
+    what = f"{what} " if len(texts) == 1 else f"{what}s "
+    return what + (texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}")
+
+
+def parse_line(line: bytes | str) -> Record:
+    """One line of a results file, checked.
+
+    Raises:
+      InputError: it is not a finished run of schema 2; the message is a clause, without a full stop.
+
+    >>> parse_line('{"schema": 1}')
+    Traceback (most recent call last):
+    mulo.errors.InputError: schema 1, wanted 2
+    """
+    try:
+        found = json.loads(line, parse_constant=lambda _: None)  # NaN and Infinity, which are no JSON
+    except (ValueError, RecursionError) as error:
+        raise InputError("not a whole line of JSON") from error
+    if not isinstance(found, dict):
+        raise InputError("not a JSON object")
+    if found.get("schema") != SCHEMA:
+        given = f"schema {_shown(found['schema'])}" if "schema" in found else "no schema is given"
+        raise InputError(f"{given}, wanted {SCHEMA}")
+    record = {name: _take(found, name, field) for name, field in FIELDS.items()}
+    record["losses"] = _curve(record["losses"])
+    if record["purpose"] not in PURPOSES:
+        raise InputError(f"purpose is {_shown(record['purpose'])}, wanted {' or '.join(PURPOSES)}")
+    if record["num_steps"] < 1:
+        raise InputError("num_steps is 0, wanted at least 1")
+    if record["diverged"]:
+        record.update(final_loss=None, mean_loss=None, validation_loss=None, validation_accuracy=None)
+    elif record["final_loss"] is None:
+        raise InputError("final_loss is null though diverged is false")
+    return record
+
+
+def _take(found: Mapping[str, Any], name: str, field: Field) -> Any:
+    if name not in found:
+        if field.required:
+            raise InputError(f"the field {name!r} is missing")
+        return field.default
+    value = found[name]
+    kind = field.kind.removesuffix(" or null")
+    if value is None and kind != field.kind:
+        return None
+    if not _KINDS[kind](value):
+        raise InputError(f"{name} is {_shown(value)}, wanted {_with_article(field.kind)}")
+    return _clean(value) if isinstance(value, str) else value
+
+
+def _with_article(kind: str) -> str:
+    return f"an {kind}" if kind.startswith("object") else f"a {kind}"
+
+
+def _clean(text: str) -> str:
+    """Without what would control a terminal, and of bounded length: labels are foreign input."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
+    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
+
+
+def _shown(value: Any) -> str:
+    return _clean(json.dumps(value))[:40]
+
+
+def _curve(losses: Mapping[str, Any]) -> Mapping[str, list]:
+    steps, values = losses.get("steps"), losses.get("values")
+    is_curve = (
+        isinstance(steps, list)
+        and isinstance(values, list)
+        and len(steps) == len(values)
+        and all(_is_number(step) for step in steps)
+        and all(earlier < later for earlier, later in itertools.pairwise(steps))
+    )
+    if not is_curve:
+        raise InputError("losses is not two lists of equal length, steps (rising) and values")
+    return {"steps": steps, "values": [value if _is_number(value) else None for value in values]}
+
+
+def _point(record: Record) -> Point:
+    return Point(*(record[field] for field in Point._fields))
+
+
+def _group(records: Iterable[Record]) -> tuple[dict[Point, dict[str, tuple[Record, ...]]], list[str]]:
+    """The evaluation runs; of several with the same seed the first, with a note unless they are the same."""
+    cells: dict[Point, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    others: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for record in records:
+        if record["purpose"] != "evaluate":
+            continue
+        point, label = _point(record), record["optimizer"]
+        first = cells[point][label].setdefault(record["seed"], record)
+        if first["key"] != record["key"]:
+            others[label][str(point)] += 1
+    notes = [
+        f"{label}: runs left out that have the label and seed of an earlier run but other settings: "
+        f"{sum(places.values())} ({_listed('place', list(places))}); give them another label."
+        for label, places in others.items()
+    ]
+    ordered = {
+        point: {
+            label: tuple(by_seed[seed] for seed in sorted(by_seed)) for label, by_seed in cells[point].items()
+        }
+        for point in sorted(cells, key=lambda point: point.order)
+    }
+    return ordered, notes
+
+
+_ALIKE = {
+    "num_steps": "numbers of steps",
+    "batch_size": "batch sizes",
+    "data_digest": "data",
+    "unit": "units of the loss",
+}
+
+
+def _mixtures(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
+    """What is put together here but was not run alike."""
+    notes = []
+    parts = sorted({(point.suite, point.size) for point in cells})
+    if len(parts) > 1:
+        named = ", ".join(f"{suite} ({size})" for suite, size in parts)
+        notes.append(f"Several suites or sizes: {named}. Each is aggregated for itself.")
+    for field, words in _ALIKE.items():
+        places = [
+            str(point)
+            for point, row in cells.items()
+            if len({record[field] for runs in row.values() for record in runs}) > 1
+        ]
+        if places:
+            notes.append(f"Runs with different {words} are compared: {_listed('place', places)}.")
+    thetas = defaultdict(set)
+    for row in cells.values():
+        for label, runs in row.items():
+            thetas[label].update(str(record["optimizer_config"].get("theta", "")) for record in runs)
+    mixed = [label for label, digests in thetas.items() if len(digests) > 1]
+    return [*notes, *(f"{label} stands for different thetas at different places." for label in mixed)]
+
+
+def _gaps(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
+    """The seeds and the optimizers that are missing."""
+    labels, seeds = defaultdict(dict), defaultdict(set)
+    for point, row in cells.items():
+        for label, runs in row.items():
+            labels[point.suite, point.size][label] = True
+            seeds[point.suite, point.size].update(record["seed"] for record in runs)
+    notes = []
+    for point, row in cells.items():
+        part = point.suite, point.size
+        for label in labels[part]:
+            if label not in row:
+                notes.append(f"{point.suite} ({point.size}): {label} has no runs for {point}.")
+                continue
+            have = {record["seed"] for record in row[label]}
+            wanted = max(record["num_seeds"] for record in row[label])
+            if len(have) < wanted:
+                missing = sorted(seeds[part] - have)[: wanted - len(have)]
+                which = f" (missing: {_listed('seed', missing)})" if missing else ""
+                found = f"{label} has {len(have)} of {wanted} seeds for {point}{which}"
+                notes.append(f"{point.suite} ({point.size}): {found}.")
+    return notes

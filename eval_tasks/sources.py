@@ -1,0 +1,118 @@
+"""What `--optimizer` may be, taken apart. Imports neither JAX nor what it names.
+
+- a baseline: `adamw`, `muon-oracle`;
+- a learned optimizer: a released name, a checkpoint file or a run directory, alone or as a variant:
+  `mulo-quick@cosine`, `runs/a@linear,weight_decay=0.0001`;
+- a function of another package: `optax.lion`, `optax.lamb(b2=0.99)`, `mymodule:make`.
+"""
+
+import ast
+import dataclasses
+import difflib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval_tasks.baselines import BASELINES
+from mulo.errors import InputError
+from mulo.names import lookup
+
+SCHEDULES = ("constant", "cosine", "linear")
+"""Factors on a learned optimizer's steps, from 1 down to 0 at the last step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """A checkpoint, and what is added to its optimizer."""
+
+    path: str  # or the name of a released one
+    schedule: str = "constant"
+    weight_decay: float = 0.0  # of every parameter, at each step, times the schedule
+
+    @property
+    def variant(self) -> str:
+        """What is added, as it is written after `@`."""
+        decay = f"weight_decay={self.weight_decay:g}" if self.weight_decay else ""
+        return ",".join(
+            word for word in (self.schedule if self.schedule != "constant" else "", decay) if word
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class External:
+    """A function that returns an optax transform, and the arguments that were given."""
+
+    module: str
+    function: str
+    arguments: Mapping[str, Any]  # Python literals
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+        said = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
+        return f"{self.module}.{self.function}" + (f"({said})" if said else "")
+
+
+_CALL = re.compile(
+    r"(?P<module>[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*)(?P<mark>[.:])(?P<function>[A-Za-z_]\w*)(?P<call>\(.*\))?",
+    re.ASCII | re.DOTALL,
+)
+
+
+def parse_source(source: str) -> str | Learned | External:
+    """The name of a baseline, a checkpoint or a function.
+
+    Raises:
+      InputError: nothing of that kind, or arguments that are no literals.
+
+    >>> parse_source("optax.lamb(b2=0.99)")
+    External(module='optax', function='lamb', arguments={'b2': 0.99})
+    >>> parse_source("mulo-quick@cosine,weight_decay=0.1").variant
+    'cosine,weight_decay=0.1'
+    """
+    if source in BASELINES:
+        return source
+    if not Path(source).exists():
+        match = _CALL.fullmatch(source)
+        if match and (match["mark"] == ":" or match["call"] or match["module"].split(".")[0] == "optax"):
+            return External(match["module"], match["function"], _parse_arguments(source, match["call"]))
+        near = difflib.get_close_matches(source, BASELINES, n=1, cutoff=0.8)
+        if near:
+            raise InputError(f"No optimizer is called {source!r}. Did you mean {near[0]!r}?")
+    if "@" in source and not Path(source).exists():
+        path, _, variant = source.rpartition("@")
+        return _parse_variant(path, variant)
+    return Learned(source)
+
+
+def _parse_arguments(source: str, call: str | None) -> dict[str, Any]:
+    try:
+        node = ast.parse(f"f{call or '()'}", mode="eval").body
+        if not isinstance(node, ast.Call) or node.args or any(word.arg is None for word in node.keywords):
+            raise ValueError
+        return {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg}
+    except (SyntaxError, ValueError) as error:
+        raise InputError(
+            f"The arguments of {source!r} are not keywords with plain values; wanted for example "
+            "optax.lion(b1=0.95, weight_decay=0.1)."
+        ) from error
+
+
+def _parse_variant(path: str, variant: str) -> Learned:
+    fields: dict[str, Any] = {}
+    for word in variant.split(","):
+        name, equals, value = word.partition("=")
+        if equals and name == "weight_decay":
+            try:
+                fields["weight_decay"] = float(value)
+            except ValueError:
+                fields["weight_decay"] = -1.0
+            if not 0 <= fields["weight_decay"] < 1:
+                raise InputError(
+                    f"weight_decay of {path}@{variant} is {value!r}; wanted a number from 0 to 1."
+                )
+        else:
+            lookup(dict.fromkeys((*SCHEDULES, "weight_decay=X")), word, "variant of a learned optimizer")
+            fields["schedule"] = word
+    return Learned(path, **fields)

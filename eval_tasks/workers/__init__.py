@@ -1,0 +1,1 @@
+"""Workers on Ray: what `mulo-meta-train` and `mulo-eval` share of it."""
