@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval_tasks.tuning import DEFAULT_FIRST
+from eval_tasks.tuning import DEFAULT_CENTRE
 
 if TYPE_CHECKING:
     from eval_tasks.task import Task
@@ -26,7 +26,7 @@ class Family(NamedTuple):
     parametrization: str  # "mup" or "sp"
     function: str  # of this module: task, learning rate, config -> optax transform
     config: Mapping[str, Any]  # JSON values
-    first_rate: float = DEFAULT_FIRST  # of the grid
+    centre: float = DEFAULT_CENTRE  # of the learning rates that are tried
 
 
 _ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
@@ -34,7 +34,7 @@ FAMILIES: Mapping[str, Family] = {
     "adamw": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "muadamw": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "adam": Family("sp", "_adamw", {**_ADAM, "weight_decay": 0.0}),
-    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, first_rate=4e-3),
+    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=6.4e-2),
     "muon": Family("sp", "_muon", {"beta": 0.95, "weight_decay": 1e-4, "consistent_rms": 0.2}),
     "schedule-free": Family("sp", "_schedule_free", {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4}),
 }

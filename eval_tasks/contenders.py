@@ -19,7 +19,7 @@ from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, Baseline, make_ba
 from eval_tasks.sources import External, Learned, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
-from eval_tasks.tuning import make_grid
+from eval_tasks.tuning import DEFAULT_CENTRE
 from mulo.checkpoint_file import Checkpoint, load, theta_digest
 from mulo.errors import InputError
 
@@ -37,7 +37,7 @@ class Contender:
     map_settings: bool  # whether the settings have a leading axis, one for each run
     learning_rate: float | None = None  # fixed, or `None`
     tuned_at: str = ""  # "each value", "base value", or "" where not tuned
-    grid: tuple[float, ...] = ()  # learning rates to tune over
+    centre: float = DEFAULT_CENTRE  # of the learning rates to tune over
     provenance: Mapping[str, Any] | None = None  # of a learned optimizer
 
 
@@ -80,7 +80,7 @@ def baseline_contender(name: str, baseline: Baseline) -> Contender:
         map_settings=True,
         learning_rate=baseline.learning_rate,
         tuned_at=baseline.tuned_at,
-        grid=make_grid(family.first_rate),
+        centre=family.centre,
     )
 
 
@@ -185,7 +185,6 @@ def _external(source: External) -> Contender:
         make_setting=_rates if needs_rate else lambda rates: jnp.zeros(len(rates)),
         map_settings=True,
         tuned_at="base value" if needs_rate else "",
-        grid=make_grid() if needs_rate else (),
     )
 
 

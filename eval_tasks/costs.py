@@ -14,7 +14,6 @@ from eval_tasks.data.source import Source, make_source
 from eval_tasks.data.text import make_text_source
 from eval_tasks.suites import Point, Series, Suite
 from eval_tasks.task import make_task
-from eval_tasks.tuning import NUM_TRIALS
 
 FLOPS_PER_SECOND = 5e10
 """Of two cores in the networks of the suites, about: measured between 2e10 (narrow) and 1.5e11 (wide)."""
@@ -80,7 +79,7 @@ def estimate_cost(suite: Suite, protocols: Sequence[tuple[str, str]]) -> Cost:
                 runs = suite.num_seeds * (value in series.values)
                 is_tuned = tuned_at == "each value" and value in series.values
                 is_tuned |= tuned_at == "base value" and value == series.base_value
-                runs += is_tuned * NUM_TRIALS * suite.num_tuning_seeds
+                runs += is_tuned * suite.num_trials * suite.num_tuning_seeds
                 total = Cost(
                     total.runs + runs,
                     total.inner_steps + runs * point.num_steps,

@@ -10,10 +10,10 @@ from eval_tasks.contenders import Contender
 from eval_tasks.costs import Cost, estimate_cost, seconds_of_run
 from eval_tasks.data import load_data
 from eval_tasks.data.source import Source
-from eval_tasks.execution import RUNS_PER_CALL, Executor, LocalExecutor, Work
+from eval_tasks.execution import RUNS_PER_CALL, Executor, LocalExecutor, Work, software_versions
 from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
 from eval_tasks.suites import Point, Series, Suite
-from eval_tasks.tuning import Choice, choose
+from eval_tasks.tuning import Choice, choose, make_grid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Evaluation:
                 at = series.base_value if contender.tuned_at == "base value" else value
                 tunings.setdefault((contender.label, series, at), contender)
         batches = [
-            self._plan(contender, series, at, contender.grid, "tune")
+            self._plan(contender, series, at, make_grid(contender.centre, self.suite.num_trials), "tune")
             for (_, series, at), contender in tunings.items()
         ]
         tuned = dict(zip(tunings, map(_choice, self._carry_out(batches)), strict=True))
@@ -170,6 +170,7 @@ class Evaluation:
             batch_size=point.batch_size,
             data_digest=self.source(series).digest,
             jax_version=jax.__version__,
+            software=software_versions(),
         )
 
     def _carry_out(self, batches: Sequence["_Batch"]) -> list[list[Record]]:

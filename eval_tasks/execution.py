@@ -1,6 +1,7 @@
 """Makes inner runs: the compiled program of each kind of run, and what is kept of its outcome."""
 
 import dataclasses
+import functools
 import importlib.metadata
 import math
 import platform
@@ -77,7 +78,11 @@ class LocalExecutor:
             "step_seconds": seconds / RUNS_PER_CALL / work.point.num_steps,
             "wall_seconds": round(seconds / len(work.runs), 4),
             "data": work.source.provenance(),
-            "versions": _versions(),
+            "versions": {
+                "python": platform.python_version(),
+                "device": jax.devices()[0].device_kind,
+                **software_versions(),
+            },
         }
         return [
             {**_measure(jax.tree.map(lambda x, i=index: x[i], outcome), work.point.num_steps), **facts}
@@ -160,8 +165,10 @@ def _number(value: Any) -> float | None:
     return float(str(np.float32(value))) if np.isfinite(value) else None
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "device": jax.devices()[0].device_kind}
+@functools.cache
+def software_versions() -> Mapping[str, str]:
+    """Versions of what computes a run: other versions may give other numbers."""
+    found = {}
     for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "flax", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)

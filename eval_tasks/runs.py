@@ -36,6 +36,7 @@ class Run:
     batch_size: int
     data_digest: str
     jax_version: str
+    software: Mapping[str, str]  # versions of the packages that compute it
 
     @property
     def key(self) -> str:

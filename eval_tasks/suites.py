@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval_tasks.names import TaskName, parse_task_name
+from eval_tasks.tuning import NUM_TRIALS
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -110,11 +111,12 @@ class Suite:
     series: tuple[Series, ...]
     num_seeds: int
     num_tuning_seeds: int
+    num_trials: int = NUM_TRIALS  # learning rates that are tried at each place where one is tuned
     seed: int = 0  # the first one
 
     def __post_init__(self):
         """Refuses what cannot be run."""
-        for field in ("num_seeds", "num_tuning_seeds"):
+        for field in ("num_seeds", "num_tuning_seeds", "num_trials"):
             if getattr(self, field) < 1:
                 raise InputError(f"--{field.replace('_', '-')} is {getattr(self, field)}; wanted at least 1.")
         largest = max(self.num_seeds, self.num_tuning_seeds)
@@ -243,7 +245,8 @@ def make_suite(
       name: a key of `SUITES`.
       size: a key of `SIZES`.
       options: what was given and overrides all else: of the base `width`, `depth`, `data_set`, `num_steps`,
-        `batch_size`; of the suite `num_seeds`, `num_tuning_seeds`, `seed`. `None` means not given.
+        `batch_size`; of the suite `num_seeds`, `num_tuning_seeds`, `num_trials`, `seed`. `None` means not
+        given.
       provenances: of each checkpoint, by what it is called. From the widest of its `tasks` come the fields
         of the base that the suite follows.
 
@@ -253,13 +256,14 @@ def make_suite(
     """
     spec = lookup(lookup(SUITES, name, "suite"), size, "size of a suite")
     given = {field: value for field, value in options.items() if value is not None}
-    seeds = {field: given.pop(field) for field in ("num_seeds", "num_tuning_seeds", "seed") if field in given}
+    own = ("num_seeds", "num_tuning_seeds", "num_trials", "seed")
+    numbers = {"num_seeds": spec.num_seeds, "num_tuning_seeds": spec.num_tuning_seeds}
+    numbers |= {field: given.pop(field) for field in own if field in given}
     for field in spec.follows:
         found = _agreed(field, provenances) if field not in given else None
         if found is not None:
             given[field] = found
     series = tuple(dict.fromkeys(series.changed(**given) for series in spec.series))
-    numbers = {"num_seeds": spec.num_seeds, "num_tuning_seeds": spec.num_tuning_seeds, **seeds}
     return Suite(name=name, size=size, series=series, **numbers)
 
 

@@ -5,18 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 NUM_TRIALS = 9
-"""Learning rates that every tuned optimizer is tried at: the same number for all."""
+"""Learning rates that every tuned optimizer is tried at, by default: the same number for all."""
 
-DEFAULT_FIRST = 5e-4
+DEFAULT_CENTRE = 8e-3
 
 
-def make_grid(first: float = DEFAULT_FIRST) -> tuple[float, ...]:
-    """`NUM_TRIALS` learning rates from `first` upwards, by factors of two.
+def make_grid(centre: float = DEFAULT_CENTRE, num_trials: int = NUM_TRIALS) -> tuple[float, ...]:
+    """Learning rates around `centre`, by factors of two; of an even number one more below it.
 
     >>> make_grid()[0], make_grid()[-1]
     (0.0005, 0.128)
+    >>> make_grid(1.0, 4)
+    (0.25, 0.5, 1.0, 2.0)
     """
-    return tuple(first * 2**power for power in range(NUM_TRIALS))
+    return tuple(centre * 2.0 ** (index - num_trials // 2) for index in range(num_trials))
 
 
 class Choice(NamedTuple):

@@ -5,8 +5,8 @@ import tempfile
 
 import pytest
 
+from eval_tasks.workers import ports
 from eval_tasks.workers.private_folders import make_temporary_folder
-from meta_train.executors import ports
 from meta_train.executors.options import WorkerOptions
 from mulo.errors import InputError
 
