@@ -44,26 +44,27 @@ def sweep(suite: Suite, parametrization: str, runs: Path) -> list[dict[str, Any]
     """One record for each width: mean loss of the last tenth over seeds at each rate, and the best rate."""
     family = FAMILIES["adam"]._replace(parametrization=parametrization)
     contender = baseline_contender(f"adam-{parametrization}", Baseline(family=family, tuned_at="each value"))
-    store = ResultStore(runs / suite.name, notify=print)
-    evaluation = Evaluation(suite, store, progress=lambda *_: None)
     (series,) = suite.series
     records = []
-    for width in series.values:
-        losses = {
-            rate: mean_or_infinity(of_seeds)
-            for rate, of_seeds in evaluation.sweep(contender, series, width, RATES).items()
-        }
-        records.append({
-            "model": series.base.model,
-            "parametrization": parametrization,
-            "task": str(series.point(width).task),
-            "width": width,
-            "best_rate": min(losses, key=losses.get),
-            "best_loss": min(losses.values()),
-            # JSON has no infinity.
-            "losses": {str(rate): loss if math.isfinite(loss) else None for rate, loss in losses.items()},
-        })  # fmt: skip
-        print({key: value for key, value in records[-1].items() if key != "losses"}, flush=True)  # noqa: T201
+    with ResultStore(runs / suite.name, notify=print) as store:
+        evaluation = Evaluation(suite, store, progress=lambda *_: None)
+        for width in series.values:
+            losses = {
+                rate: mean_or_infinity(of_seeds)
+                for rate, of_seeds in evaluation.sweep(contender, series, width, RATES).items()
+            }
+            record = {
+                "model": series.base.model,
+                "parametrization": parametrization,
+                "task": str(series.point(width).task),
+                "width": width,
+                "best_rate": min(losses, key=losses.get),
+                "best_loss": min(losses.values()),
+                # JSON has no infinity.
+                "losses": {str(rate): loss if math.isfinite(loss) else None for rate, loss in losses.items()},
+            }
+            records.append(record)
+            print({key: value for key, value in record.items() if key != "losses"}, flush=True)  # noqa: T201
     return records
 
 

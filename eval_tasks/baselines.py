@@ -24,18 +24,22 @@ class Family(NamedTuple):
     """Optimizers that differ in the learning rate only."""
 
     parametrization: str  # "mup" or "sp"
-    function: str  # of this module: task, learning rate, config -> optax transform
+    function: str  # of this module: task, learning rate (or a schedule), config -> optax transform
     config: Mapping[str, Any]  # JSON values
     centre: float = DEFAULT_CENTRE  # of the learning rates that are tried
+    schedule: str = "constant"  # or "cosine": down to zero over the run
 
 
 _ADAM = {"b1": 0.9, "b2": 0.999, "eps": 1e-8}
 FAMILIES: Mapping[str, Family] = {
     "adamw": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "muadamw": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
+    "adamw-cosine": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}, schedule="cosine"),
     "adam": Family("sp", "_adamw", {**_ADAM, "weight_decay": 0.0}),
-    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=6.4e-2),
-    "muon": Family("sp", "_muon", {"beta": 0.95, "weight_decay": 1e-4, "consistent_rms": 0.2}),
+    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=1e-1),
+    "muon": Family(
+        "sp", "_muon", {"beta": 0.95, "weight_decay": 1e-4, "consistent_rms": 0.2, "adam_weight_decay": 1e-4}
+    ),
     "schedule-free": Family("sp", "_schedule_free", {"b1": 0.9, "b2": 0.999, "weight_decay": 1e-4}),
 }
 
@@ -52,7 +56,7 @@ class Baseline:
 BASELINES: Mapping[str, Baseline] = {
     **{
         name + ending: Baseline(family=FAMILIES[name], tuned_at=tuned_at)
-        for name in ("muadamw", "adamw", "sgd", "muon", "schedule-free")
+        for name in ("muadamw", "adamw", "adamw-cosine", "sgd", "muon", "schedule-free")
         for ending, tuned_at in (("", "base value"), ("-oracle", "each value"))
     },
     # What most people do.
@@ -62,16 +66,19 @@ DEFAULT_BASELINES = ("adamw-oracle", "adamw", "muadamw", "adam-1e-3")
 """Those that take part where none is named."""
 
 
-def make_baseline(family: Family, task: "Task") -> "InnerOptimizer":
-    """The family's optimizer for a task; its setting is {"learning_rate"}."""
-    from optax import contrib
+def make_baseline(family: Family, task: "Task", num_steps: int) -> "InnerOptimizer":
+    """The family's optimizer for a task and a length of the run; its setting is {"learning_rate"}."""
+    from optax import contrib, cosine_decay_schedule
 
     from eval_tasks.training import InnerOptimizer
 
     make: Callable[..., Any] = globals()[family.function]
 
     def transform(setting: Any) -> Any:
-        return make(task, setting["learning_rate"], family.config)
+        rate = setting["learning_rate"]
+        if family.schedule == "cosine":
+            rate = cosine_decay_schedule(rate, num_steps)
+        return make(task, rate, family.config)
 
     def init(setting: Any, params: Any, num_steps: int) -> Any:
         del num_steps

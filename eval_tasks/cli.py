@@ -1,6 +1,7 @@
 """mulo-eval: flags -> suite -> runs -> report; commands. Wrong flags are answered before JAX is imported."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
@@ -13,6 +14,7 @@ from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES
 from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
+from eval_tasks.runs import FILE_NAME
 from eval_tasks.sources import parse_source
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from eval_tasks.workers.clusters import open_cluster
@@ -24,7 +26,7 @@ from mulo.names import lookup
 _PROGRAM = "mulo-eval"
 _EPILOG = """\
 examples:
-  mulo-eval --suite wide --optimizer runs/a                     a run of mulo-meta-train against all baselines
+  mulo-eval --suite wide --optimizer runs/a                     a run against the default baselines
   mulo-eval --suite wide --optimizer runs/a --optimizer adamw   against tuned AdamW only
   mulo-eval --suite wide --optimizer runs/a --out results/a     the same again goes on where it was stopped
   mulo-eval data                                                which data sets are there
@@ -45,7 +47,7 @@ _SUITE_FLAGS = {  # flag: field of the suite or of the base of its series, in wo
 def _make_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog=_PROGRAM,
-        description="Runs learned optimizers and Adam at several widths and compares them.",
+        description="Runs optimizers on the tasks of a suite and compares them.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -114,13 +116,15 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     contenders = make_contenders(arguments.optimizer)
     provenances = {c.label: c.provenance for c in contenders if c.provenance is not None}
     suite = make_suite(arguments.suite, arguments.size, _options(arguments), provenances)
-    store = ResultStore(out, notify=lambda line: print(line, file=sys.stderr))  # noqa: T201
-    with Display(total_cost(suite, contenders)) as display:
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(ResultStore(out, notify=_say))
+        display = stack.enter_context(Display(total_cost(suite, contenders)))
         executor = None
         if cluster is not None:
             from eval_tasks.workers.ray_runs import RayExecutor
 
             executor = RayExecutor(cluster, arguments.optimizer, display.say)
+            stack.callback(executor.close)
         evaluation = Evaluation(suite, store, display.advance, executor)
         for series in suite.series:
             evaluation.source(series)  # data that are not there are said before anything is run
@@ -159,19 +163,30 @@ def _main(argv: list[str]) -> int:
         )
         _run(arguments, out)
     except InputError as error:
-        print(f"{_PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
+        kept = ""
+        if out is not None and (out / FILE_NAME).exists():
+            kept = f" Finished runs are kept; go on with: {_again(argv, out)}"
+        print(f"{_PROGRAM}: error: {' '.join(str(error).split())}{kept}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         if argv[:1] and argv[0] in COMMANDS:
             print(f"{_PROGRAM}: interrupted.", file=sys.stderr)  # noqa: T201
             return 130
-        # The default folder is named by the time: to go on, it must be given.
-        has_out = any(word.split("=")[0] == "--out" for word in argv)
-        again = shlex.join(argv if has_out or out is None else [*argv, "--out", str(out)])
-        message = f"{_PROGRAM}: interrupted. Finished runs are kept; go on with: {_PROGRAM} {again}"
+        again = _again(argv, out)
+        message = f"{_PROGRAM}: interrupted. Finished runs are kept; go on with: {again}"
         print(message, file=sys.stderr)  # noqa: T201
         return 130
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
+
+
+def _again(argv: list[str], out: Path | None) -> str:
+    # The default folder is named by the time: to go on, it must be given.
+    has_out = any(word.split("=")[0] == "--out" for word in argv)
+    return shlex.join([_PROGRAM, *(argv if has_out or out is None else [*argv, "--out", str(out)])])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """What takes part in an evaluation: baselines, learned optimizers and those of others, made alike."""
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import inspect
+import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +41,7 @@ class Contender:
     tuned_at: str = ""  # "each value", "base value", or "" where not tuned
     centre: float = DEFAULT_CENTRE  # of the learning rates to tune over
     provenance: Mapping[str, Any] | None = None  # of a learned optimizer
+    is_external: bool = False  # code of others: its errors are answered in one line
 
 
 def make_contenders(sources: Sequence[str]) -> list[Contender]:
@@ -58,7 +61,9 @@ def make_contenders(sources: Sequence[str]) -> list[Contender]:
         if isinstance(one, Learned):
             others.append(_learned(one, load(one.path), taken))
         elif isinstance(one, External):
-            others.append(_external(one))
+            external = _external(one)
+            if external.label not in taken:  # the same, written otherwise
+                others.append(external)
     return [*others, *(baseline_contender(name, BASELINES[name]) for name in names)]
 
 
@@ -69,13 +74,13 @@ def _rates(rates: Sequence[float | None]) -> dict[str, jax.Array]:
 def baseline_contender(name: str, baseline: Baseline) -> Contender:
     """A contender called `name`, from a baseline of the table or from one of your own."""
     family = baseline.family
-    config = {"name": family.function.lstrip("_"), **family.config}
+    config = {"name": family.function.lstrip("_"), **family.config, "schedule": family.schedule}
     return Contender(
         label=name,
         parametrization=family.parametrization,
         config=config,
         program=str(sorted(config.items())),
-        make=lambda task, num_steps: make_baseline(family, task),  # noqa: ARG005
+        make=functools.partial(make_baseline, family),
         make_setting=_rates,
         map_settings=True,
         learning_rate=baseline.learning_rate,
@@ -130,7 +135,8 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
         make=make,
         make_setting=lambda _: checkpoint.theta,
         map_settings=False,
-        provenance=checkpoint.provenance,
+        # NaN and infinities are no JSON.
+        provenance=json.loads(json.dumps(checkpoint.provenance), parse_constant=lambda _: None),
     )
 
 
@@ -143,8 +149,8 @@ def _name_of(source: str) -> str:
 def _external(source: External) -> Contender:
     """A function of another package: what it is given follows from the names of its parameters.
 
-    `learning_rate` without a default that is not given is tuned at the base value; `num_steps` is the number
-    of inner steps; `mup` asks for muP, and is the task's.
+    `learning_rate` without a default that is not given is tuned at the base value, and is a traced array;
+    `num_steps` is the number of inner steps; `mup` asks for muP, and is the task's.
     """
     function, accepted = _import(source)
     needs_rate = "learning_rate" in accepted and (
@@ -172,7 +178,7 @@ def _external(source: External) -> Contender:
         def update(setting: Any, state: Any, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
             return transform(setting).update(grads, state, params, value=loss)
 
-        return InnerOptimizer(init=init, update=update)
+        return InnerOptimizer(init=init, update=update, evaluated_params=_averaged)
 
     config = {"name": f"{source.module}.{source.function}", **_code_version(source)}
     config["arguments"] = repr(sorted(source.arguments.items()))
@@ -184,8 +190,17 @@ def _external(source: External) -> Contender:
         make=make,
         make_setting=_rates if needs_rate else lambda rates: jnp.zeros(len(rates)),
         map_settings=True,
+        is_external=True,
         tuned_at="base value" if needs_rate else "",
     )
+
+
+def _averaged(setting: Any, state: Any, params: Any) -> Any:
+    """What schedule-free optimizers are evaluated at; of others what is trained."""
+    del setting
+    if isinstance(state, optax.contrib.ScheduleFreeState):
+        return optax.contrib.schedule_free_eval_params(state, params)
+    return params
 
 
 def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
@@ -193,8 +208,9 @@ def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.
     try:
         function = getattr(importlib.import_module(source.module), source.function)
         accepted = inspect.signature(function).parameters
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise InputError(f"{source.module}.{source.function} cannot be used: {error}.") from error
+    except Exception as error:  # importing it runs whatever it holds
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{source.module}.{source.function} cannot be used: {what}.") from error
     finally:
         sys.path.pop(0)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())

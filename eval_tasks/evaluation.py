@@ -10,9 +10,18 @@ from eval_tasks.contenders import Contender
 from eval_tasks.costs import Cost, estimate_cost, seconds_of_run
 from eval_tasks.data import load_data
 from eval_tasks.data.source import Source
-from eval_tasks.execution import RUNS_PER_CALL, Executor, LocalExecutor, Work, software_versions
+from eval_tasks.execution import (
+    RUNS_PER_CALL,
+    Executor,
+    LocalExecutor,
+    Work,
+    check_step,
+    errors_of_others,
+    software_versions,
+)
 from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
 from eval_tasks.suites import Point, Series, Suite
+from eval_tasks.task import make_task
 from eval_tasks.tuning import Choice, choose, make_grid
 
 
@@ -84,6 +93,9 @@ class Evaluation:
         First all tuning, then all runs with what it chose: what can be done at the same time is given to
         the executor at once.
         """
+        for contender in contenders:
+            if contender.is_external:
+                self._check(contender)
         cells = [(c, s, value) for c in contenders for s in self.suite.series for value in s.values]
         tunings = {}
         for contender, series, value in cells:
@@ -116,6 +128,14 @@ class Evaluation:
             )
         return results
 
+    def _check(self, contender: Contender) -> None:
+        """Refuses an optimizer of others that cannot make a step, before anything is run."""
+        for series in self.suite.series:
+            point = series.point(series.values[0])
+            task = make_task(point.task, contender.parametrization, self.source(series), series.base.width)
+            with errors_of_others(contender, point):
+                check_step(contender, task, point.num_steps)
+
     def sweep(
         self, contender: Contender, series: Series, value: int, rates: Sequence[float]
     ) -> dict[float, list[float | None]]:
@@ -143,6 +163,7 @@ class Evaluation:
             optimizer=contender.label,
             tuned_at=contender.tuned_at,
             provenance=contender.provenance,
+            suite_changes=self.suite.changes,
         )
         runs = [
             self._run(contender, series, point, rate, purpose, seed)
@@ -171,6 +192,8 @@ class Evaluation:
             data_digest=self.source(series).digest,
             jax_version=jax.__version__,
             software=software_versions(),
+            platform=self.executor.platform,
+            runs_per_call=RUNS_PER_CALL,
         )
 
     def _carry_out(self, batches: Sequence["_Batch"]) -> list[list[Record]]:
@@ -239,7 +262,8 @@ class _Batch:
 def _losses_by_rate(records: Sequence[Record]) -> dict[float, list[float | None]]:
     losses: dict[float, list[float | None]] = {}
     for record in records:
-        losses.setdefault(record["learning_rate"], []).append(record["tail_loss"])
+        loss = record.get("tail_loss", record["final_loss"])  # others may write the latter alone
+        losses.setdefault(record["learning_rate"], []).append(loss)
     return losses
 
 

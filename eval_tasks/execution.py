@@ -1,12 +1,16 @@
 """Makes inner runs: the compiled program of each kind of run, and what is kept of its outcome."""
 
+import ast
+import contextlib
 import dataclasses
 import functools
+import hashlib
 import importlib.metadata
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -20,7 +24,8 @@ from eval_tasks.objectives import OBJECTIVES
 from eval_tasks.runs import Run
 from eval_tasks.suites import Point
 from eval_tasks.task import Task, make_task
-from eval_tasks.training import InnerOptimizer, Outcome, make_program
+from eval_tasks.training import InnerOptimizer, Outcome, Trained, make_programs
+from mulo.errors import InputError
 
 RUNS_PER_CALL = 3  # fixed, because the number of runs in one call changes their last bits
 MAX_POINTS = 200  # of a stored loss curve
@@ -46,6 +51,8 @@ Outcomes = list[dict[str, Any]]  # JSON values of each run: what is measured
 class Executor(Protocol):
     """Does works, in any order."""
 
+    platform: str  # that runs are computed on: "cpu", "gpu" or "tpu"
+
     def run(self, works: Sequence[Work]) -> Iterator[tuple[int, Outcomes]]:
         """Yields the index of each work with the outcomes of its runs, as they are finished."""
 
@@ -54,13 +61,20 @@ class LocalExecutor:
     """Does one after the other in this process, and keeps what it has compiled."""
 
     def __init__(self):
+        self.platform = jax.default_backend()
         self._tasks: dict[tuple[str, str, int], Task] = {}
         self._programs: dict[tuple[Any, ...], _Program] = {}
 
     def run(self, works: Sequence[Work]) -> Iterator[tuple[int, Outcomes]]:
-        """Yields the outcomes in order."""
+        """Yields the outcomes in order.
+
+        Raises:
+          InputError: the device's memory is too small, or an optimizer of others cannot be run.
+        """
         for index, work in enumerate(works):
-            yield index, self._execute(work)
+            with errors_of_others(work.contender, work.point), _memory_errors(work):
+                outcomes = self._execute(work)
+            yield index, outcomes
 
     def _execute(self, work: Work) -> Outcomes:
         # Filled up with copies of the last one, so that every call has the same compiled program.
@@ -71,18 +85,16 @@ class LocalExecutor:
         setting = work.contender.make_setting([run.learning_rate for run in padded])
         program = self._program(work, setting, keys)
         began = time.monotonic()
-        outcome = jax.tree.map(np.asarray, program.call(work.source, setting, keys))
-        seconds = time.monotonic() - began
+        trained = jax.block_until_ready(program.train(work.source, setting, keys))
+        trained_at = time.monotonic()
+        outcome = jax.tree.map(np.asarray, program.judge(work.source, trained, keys))
         facts = {
             **program.facts,
-            "step_seconds": seconds / RUNS_PER_CALL / work.point.num_steps,
-            "wall_seconds": round(seconds / len(work.runs), 4),
+            "step_seconds": (trained_at - began) / RUNS_PER_CALL / work.point.num_steps,
+            "wall_seconds": round((time.monotonic() - began) / RUNS_PER_CALL, 4),
             "data": work.source.provenance(),
-            "versions": {
-                "python": platform.python_version(),
-                "device": jax.devices()[0].device_kind,
-                **software_versions(),
-            },
+            "device": (device := jax.devices()[0].device_kind),
+            "versions": {"python": platform.python_version(), "device": device, **software_versions()},
         }
         return [
             {**_measure(jax.tree.map(lambda x, i=index: x[i], outcome), work.point.num_steps), **facts}
@@ -95,7 +107,7 @@ class LocalExecutor:
         if name not in self._programs:
             task = self._task(work)
             optimizer = contender.make(task, point.num_steps)
-            program = make_program(
+            train, judge = make_programs(
                 task,
                 optimizer,
                 num_steps=point.num_steps,
@@ -103,8 +115,10 @@ class LocalExecutor:
                 map_settings=contender.map_settings,
             )
             one = jax.tree.map(lambda x: x[0], setting) if contender.map_settings else setting
+            lowered = train.lower(work.source, setting, keys)
             self._programs[name] = _Program(
-                call=program.lower(work.source, setting, keys).compile(),
+                train=lowered.compile(),
+                judge=judge.lower(work.source, lowered.out_info, keys).compile(),
                 facts=_facts(task, optimizer, one, point.num_steps),
             )
         return self._programs[name]
@@ -118,8 +132,49 @@ class LocalExecutor:
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    call: Callable[..., Outcome]
+    train: Callable[..., Trained]
+    judge: Callable[..., Outcome]
     facts: Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def errors_of_others(contender: Contender, point: Point) -> Iterator[None]:
+    """Says in one line what goes wrong in the code of others. Errors in ours keep their traceback."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if not contender.is_external:
+            raise
+        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise InputError(f"{contender.label} fails on {point.task}: {what[:400]}") from error
+
+
+@contextlib.contextmanager
+def _memory_errors(work: Work) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(
+            f"{work.contender.label} on {work.point.task}: out of device memory with {RUNS_PER_CALL} runs at "
+            "once. Take a smaller --batch-size or a smaller size of the suite."
+        ) from error
+
+
+def check_step(contender: Contender, task: Task, num_steps: int) -> None:
+    """Traces one update of an optimizer, without computing it; raises what it raises."""
+    optimizer = contender.make(task, num_steps)
+    setting = jax.tree.map(lambda x: x[0], contender.make_setting([0.1]))
+
+    def step(key: jax.Array) -> Any:
+        params = task.init(key)
+        state = optimizer.init(setting, params, num_steps)
+        return optimizer.update(setting, state, params, params, jnp.float32(0.0))
+
+    jax.eval_shape(step, jax.random.key(0))
 
 
 def _facts(task: Task, optimizer: InnerOptimizer, setting: Any, num_steps: int) -> dict[str, Any]:
@@ -141,7 +196,7 @@ def _num_bytes(tree: Any) -> int:
 def _measure(outcome: Outcome, num_steps: int) -> dict[str, Any]:
     """What is kept of one run; numbers that are not finite become null."""
     diverged = not (np.all(np.isfinite(outcome.losses)) and np.isfinite(outcome.validation_loss))
-    steps = np.unique(np.linspace(0, num_steps - 1, min(MAX_POINTS, num_steps)).round().astype(int))
+    bins = np.array_split(np.arange(num_steps), min(MAX_POINTS, num_steps))
 
     def mean_of_last(share: float) -> float | None:
         return _number(np.mean(outcome.losses[-math.ceil(share * num_steps) :], dtype=np.float64))
@@ -154,8 +209,9 @@ def _measure(outcome: Outcome, num_steps: int) -> dict[str, Any]:
         "validation_loss": None if diverged else _number(outcome.validation_loss),
         "validation_accuracy": None if diverged else _number(outcome.validation_accuracy),
         "losses": {
-            "steps": steps.tolist(),  # updates made before the loss was computed
-            "values": [_number(loss) for loss in outcome.losses[steps]],
+            # Means over as many stretches; the updates made before the loss in the middle of each.
+            "steps": [int(steps[len(steps) // 2]) for steps in bins],
+            "values": [_number(np.mean(outcome.losses[steps], dtype=np.float64)) for steps in bins],
         },
     }
 
@@ -167,11 +223,31 @@ def _number(value: Any) -> float | None:
 
 @functools.cache
 def software_versions() -> Mapping[str, str]:
-    """Versions of what computes a run: other versions may give other numbers."""
-    found = {}
+    """Versions of what computes a run, and a digest of our own code: others may give other numbers."""
+    found = {"code": _code_digest()}
     for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "flax", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
             continue
     return found
+
+
+_DECIDING = ("mulo/optimizers", "mulo/mup", "eval_tasks/models", "eval_tasks/data")
+_DECIDING_FILES = ("baselines", "contenders", "execution", "objectives", "task", "training")
+
+
+def _code_digest() -> str:
+    """Of the modules that decide a run's result, without comments, docstrings and layout."""
+    root = Path(__file__).parent.parent
+    files = [file for folder in _DECIDING for file in sorted((root / folder).glob("*.py"))]
+    files += [root / "eval_tasks" / f"{name}.py" for name in _DECIDING_FILES]
+    digest = hashlib.sha256()
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            match node:  # docstrings, and strings behind constants
+                case ast.Expr(value=ast.Constant(value=str()) as text):
+                    text.value = ""
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]

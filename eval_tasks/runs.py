@@ -1,12 +1,14 @@
 """A run's identity, and the store of finished runs: JSON lines, one a run."""
 
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import IO, Any
 
 from mulo.errors import InputError
 
@@ -15,9 +17,8 @@ SCHEMA = 2
 """Of the lines of a results file; what they hold is in docs/results-schema.md."""
 
 FILE_NAME = "results.jsonl"
-_FIRST_BYTES = b'{"key": "'
 _PLACE = ("suite", "size", "series", "value", "optimizer", "purpose")
-_FIELDS = ("key", *_PLACE, "seed", "final_loss", "tail_loss", "diverged", "losses")
+_FIELDS = ("key", *_PLACE, "seed", "final_loss", "diverged")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,9 @@ class Run:
     batch_size: int
     data_digest: str
     jax_version: str
-    software: Mapping[str, str]  # versions of the packages that compute it
+    software: Mapping[str, str]  # versions of the packages that compute it, and a digest of our code
+    platform: str  # "cpu", "gpu" or "tpu"
+    runs_per_call: int  # that are computed together: it changes their last bits
 
     @property
     def key(self) -> str:
@@ -59,10 +62,11 @@ class Place:
     optimizer: str  # what it is called in tables
     tuned_at: str  # as in `Contender`
     provenance: Mapping[str, Any] | None  # of a learned optimizer
+    suite_changes: str  # "" for the suite as it is defined
 
 
 class ResultStore:
-    """The finished runs of one folder. Lines are only ever added.
+    """The finished runs of one folder. Lines are only ever added, by one process at a time: close it.
 
     Args:
       folder: where `results.jsonl` is or will be; made with the first record.
@@ -77,19 +81,30 @@ class ResultStore:
         self._records: dict[str, Record] = {}
         self._places: dict[tuple[str, ...], Record] = {}
         self._usable_bytes: int | None = None  # where a torn last line begins
+        self._ends_open = False  # the last line is whole, but for its end
+        self._lock: IO[bytes] | None = None
         if folder.exists() and not folder.is_dir():
             raise InputError(f"--out {folder} is a file; wanted a folder, which may exist or not.")
         try:
+            if self.path.exists():
+                self._take_lock()
             content = self.path.read_bytes() if self.path.exists() else b""
         except OSError as error:
             raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
-        self._read(content, notify)
+        try:
+            self._read(content, notify)
+        except InputError:
+            self.close()
+            raise
 
     def _read(self, content: bytes, notify: Callable[[str], None]) -> None:
         *lines, torn = content.split(b"\n")
+        if torn and _is_whole(torn):
+            self._ends_open = True
+            lines, torn = [*lines, torn], b""
         if torn:
             # A file of something else is not touched.
-            if torn[: len(_FIRST_BYTES)] != _FIRST_BYTES[: len(torn)]:
+            if torn[:2] != b'{"'[: len(torn)]:
                 raise InputError(f"{self.path} is not a results file of mulo-eval; choose another --out.")
             self._usable_bytes = len(content) - len(torn)
             notify(f"{self.path}: the last line is unfinished and is dropped; its run is done again.")
@@ -110,6 +125,36 @@ class ResultStore:
                     "Remove the line, or choose another --out."
                 )
             self._keep(record)
+
+    def _take_lock(self) -> None:
+        """Keeps others from writing while this store is open; a disk without locks is written anyway."""
+        if self._lock is not None:
+            return
+        self._lock = self.path.open("ab")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.close()
+            raise InputError(
+                f"{self.path} is being written by another mulo-eval. Wait for it, or choose another --out."
+            ) from error
+        except OSError:
+            return
+
+    def __enter__(self) -> "ResultStore":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        self.close()
+
+    def close(self) -> None:
+        """Lets others write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _keep(self, record: Record) -> None:
         self._records[record["key"]] = record
@@ -138,9 +183,12 @@ class ResultStore:
         line = json.dumps(record, allow_nan=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._take_lock()
             if self._usable_bytes is not None:
                 os.truncate(self.path, self._usable_bytes)
                 self._usable_bytes = None
+            if self._ends_open:
+                line, self._ends_open = "\n" + line, False
             with self.path.open("a") as file:
                 file.write(line)
                 file.flush()
@@ -150,5 +198,12 @@ class ResultStore:
         self._keep(json.loads(line))
 
 
+def _is_whole(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
 def _place_of(record: Record) -> tuple[str, ...]:
-    return (record["key"], *(str(record[field]) for field in _PLACE))
+    return (record["key"], record.get("suite_changes", ""), *(str(record[field]) for field in _PLACE))

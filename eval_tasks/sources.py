@@ -19,7 +19,7 @@ from mulo.errors import InputError
 from mulo.names import lookup
 
 SCHEDULES = ("constant", "cosine", "linear")
-"""Factors on a learned optimizer's steps, from 1 down to 0 at the last step."""
+"""Factors on a learned optimizer's steps, from 1 at the first down to 0 after the last."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mulo.names import lookup
 
 AXES = ("width", "depth", "num_steps")
 SIZES = {
-    "smoke": "a minute on two cores, without tuning at each value",
+    "smoke": "a minute on two cores",
     "cpu": "about two hours on two cores, all baselines included",
     "gpu": "the size of the paper",
 }
@@ -113,6 +113,7 @@ class Suite:
     num_tuning_seeds: int
     num_trials: int = NUM_TRIALS  # learning rates that are tried at each place where one is tuned
     seed: int = 0  # the first one
+    changes: str = ""  # what was asked for in place of what the suite is defined as
 
     def __post_init__(self):
         """Refuses what cannot be run."""
@@ -191,14 +192,14 @@ SUITES: Mapping[str, Mapping[str, Spec]] = {
                 _series("mlp-w64-d3_digits", 400, 128, "num_steps", 400, 2000, 10000),
                 _series("mlp-w64-d3_cifar10-16", 400, 128, "num_steps", 400, 2000, 10000),
             ),
-            3, 1, ("depth",),
+            3, 1, ("depth", "num_steps"),
         ),
         "gpu": Spec(
             (
                 _series("mlp-w256-d3_imagenet32", 1000, 4096, "num_steps", 1000, 5000, 25000),
                 _series(_TEXT_TASK, 1000, 128, "num_steps", 1000, 5000, 25000),
             ),
-            5, 1, ("depth",),
+            5, 1, ("depth", "num_steps"),
         ),
     },
     "arch": {
@@ -256,15 +257,27 @@ def make_suite(
     """
     spec = lookup(lookup(SUITES, name, "suite"), size, "size of a suite")
     given = {field: value for field, value in options.items() if value is not None}
+    changes = ", ".join(
+        f"{field}={value}" for field, value in sorted(given.items()) if _is_new(spec, field, value)
+    )
     own = ("num_seeds", "num_tuning_seeds", "num_trials", "seed")
     numbers = {"num_seeds": spec.num_seeds, "num_tuning_seeds": spec.num_tuning_seeds}
     numbers |= {field: given.pop(field) for field in own if field in given}
     for field in spec.follows:
         found = _agreed(field, provenances) if field not in given else None
         if found is not None:
-            given[field] = found
+            given[field] = found  # no change: the suite is defined in units of it
     series = tuple(dict.fromkeys(series.changed(**given) for series in spec.series))
-    return Suite(name=name, size=size, series=series, **numbers)
+    return Suite(name=name, size=size, series=series, changes=changes, **numbers)
+
+
+def _is_new(spec: Spec, field: str, value: Any) -> bool:
+    """Whether a suite with this value is another one than it is defined as."""
+    own = {**spec._asdict(), "num_trials": NUM_TRIALS, "seed": 0}
+    if field in own:
+        return own[field] != value
+    bases = [one if field in ("num_steps", "batch_size") else one.base for one in spec.series]
+    return any(getattr(base, field) != value for base in bases)
 
 
 def _agreed(field: str, provenances: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -273,7 +286,7 @@ def _agreed(field: str, provenances: Mapping[str, Mapping[str, Any]]) -> Any:
     values = {label: value for label, value in values.items() if value is not None}
     if len(set(values.values())) > 1:
         said = ", ".join(f"{label}: {value}" for label, value in values.items())
-        flag = "--base-width" if field == "width" else f"--{field}"
+        flag = "--base-width" if field == "width" else f"--{field.replace('_', '-')}"
         raise InputError(
             f"The learned optimizers were meta-trained on different tasks ({said}); give {flag}."
         )
@@ -281,6 +294,9 @@ def _agreed(field: str, provenances: Mapping[str, Mapping[str, Any]]) -> Any:
 
 
 def _widest(provenance: Mapping[str, Any], field: str) -> Any:
+    if field == "num_steps":  # of meta-training's longest inner runs
+        horizon = (provenance.get("config") or {}).get("max_horizon")
+        return horizon if type(horizon) is int and horizon > 0 else None
     names: Sequence[Any] = provenance.get("tasks") or ()
     tasks = []
     for name in names if isinstance(names, list) else ():

@@ -116,7 +116,7 @@ class DataSource(Source):
     mean: tuple[float, ...] = dataclasses.field(metadata={"static": True})
     std: tuple[float, ...] = dataclasses.field(metadata={"static": True})
     files: tuple[str, ...] = dataclasses.field(metadata={"static": True})  # names of the files read
-    digest: str = dataclasses.field(metadata={"static": True})  # of the training images and labels
+    digest: str = dataclasses.field(metadata={"static": True})  # of the images and labels of both splits
 
     validation_chunk: ClassVar[int] = 1000
 
@@ -199,10 +199,13 @@ def make_source(
         return split if on_host else jnp.asarray(split)
 
     train_images = part(train)
+    validation_images = part(validation)
     mean, std, digest = _describe(train_images, labels[train])
+    *_, digest_of_rest = _describe(validation_images, labels[validation])
+    digest = hashlib.sha256(f"{digest} {digest_of_rest}".encode()).hexdigest()[:16]
     return DataSource(
         train=Split(placed(train_images), jnp.asarray(labels[train])),
-        validation=Split(placed(part(validation)), jnp.asarray(labels[validation])),
+        validation=Split(placed(validation_images), jnp.asarray(labels[validation])),
         name=name,
         num_classes=num_classes,
         mean=mean,

@@ -18,7 +18,7 @@ from eval_tasks.evaluation import Evaluation, total_cost
 from eval_tasks.names import parse_task_name
 from eval_tasks.report.figures import draw_figure
 from eval_tasks.report.text import print_tables
-from eval_tasks.runs import ResultStore
+from eval_tasks.runs import ResultStore, Run
 from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
 from eval_tasks.task import make_task
 from eval_tasks.training import make_program
@@ -45,7 +45,7 @@ def test_every_family_has_the_same_number_of_trials():
     for family in FAMILIES.values():
         grid = make_grid(family.centre)
         assert len(grid) == NUM_TRIALS
-        assert all(math.isclose(high, 2 * low) for low, high in itertools.pairwise(grid))
+        assert all(math.isclose(high, 10**0.5 * low, rel_tol=1e-2) for low, high in itertools.pairwise(grid))
 
 
 def test_estimate_over_seeds():
@@ -124,8 +124,8 @@ def suite_of(*series, num_seeds=1):
 def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
     series = series_of("autoencoder-w4-d1_digits", 4)
     suite = suite_of(series)
-    store = ResultStore(tmp_path, notify=str)
-    results = Evaluation(suite, store, lambda *_: None).evaluate(make_contenders(["adam-1e-3"]))
+    with ResultStore(tmp_path, notify=str) as store:
+        results = Evaluation(suite, store, lambda *_: None).evaluate(make_contenders(["adam-1e-3"]))
     (line,) = store.path.read_text().splitlines()
     record = json.loads(line)
     assert record["validation_accuracy"] is None
@@ -140,10 +140,9 @@ def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(
 
 
 def evaluate(folder, suite, *sources):
-    store = ResultStore(folder, notify=str)
     done = []
-    evaluation = Evaluation(suite, store, done.append)
-    results = evaluation.evaluate(make_contenders(sources))
+    with ResultStore(folder, notify=str) as store:
+        results = Evaluation(suite, store, done.append).evaluate(make_contenders(sources))
     return results, [json.loads(line) for line in store.path.read_text().splitlines()], done
 
 
@@ -184,7 +183,7 @@ def test_every_family_trains(name):
 def test_muon_is_for_the_weights_inside_and_adam_for_the_rest():
     task = make_task("convnet-w8-d2_digits", "sp")
     params = task.init(jax.random.key(0))
-    inner, setting = make_baseline(FAMILIES["muon"], task), {"learning_rate": jnp.float32(0.1)}
+    inner, setting = make_baseline(FAMILIES["muon"], task, 10), {"learning_rate": jnp.float32(0.1)}
     state = inner.init(setting, params, None)
     updates, _ = inner.update(setting, state, params, params, None)  # gradients like the parameters
     # All singular values of a step alike; consistent_rms: those of 0.2 in its root mean square.
@@ -286,3 +285,103 @@ def test_optimizers_that_are_not_there(source, message):
         make_contenders([source])
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+BROKEN = """
+import optax
+def make(num_steps):
+    return optax.GradientTransformation(lambda params: (), lambda grads, state, params: 1 / 0)
+"""
+
+
+def test_errors_of_others_are_one_line_before_anything_is_run(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text(BROKEN)
+    (tmp_path / "unreadable.py").write_text("def make(:")
+    monkeypatch.chdir(tmp_path)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 8))
+    with pytest.raises(InputError, match=r"broken\.make fails on mlp-w8-d1_digits: ZeroDivisionError"):
+        evaluate(tmp_path / "out", suite, "broken:make", "adam-1e-3")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match=r"unreadable\.make cannot be used: SyntaxError"):
+        make_contenders(["unreadable:make"])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_diverged_run_is_a_result(tmp_path, capsys):
+    suite = suite_of(series_of("mlp-w4-d2_digits", 4, num_steps=30), num_seeds=2)
+    results, lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
+    wild = [line for line in lines if line["optimizer"] != "adam-1e-3"]
+    assert [line["diverged"] for line in wild] == [True, True]
+    assert all(line["final_loss"] is None and None in line["losses"]["values"] for line in wild)
+    print_tables(results, suite)
+    assert "diverged" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_tuning_and_evaluation_use_other_keys(tmp_path):
+    series = series_of("mlp-w4-d1_digits", 4)
+    _, lines, _ = evaluate(tmp_path, suite_of(series), "sgd")
+    (chosen,) = (line for line in lines if line["purpose"] == "evaluate")
+    (tried,) = (
+        line
+        for line in lines
+        if line["purpose"] == "tune" and line["learning_rate"] == chosen["learning_rate"]
+    )
+    assert chosen["seed"] == tried["seed"]
+    assert chosen["losses"]["values"][0] != tried["losses"]["values"][0]  # another network, another batch
+
+
+def test_every_field_is_part_of_what_a_run_is():
+    run = Run(
+        optimizer_config={"name": "a"}, task="t", width=1, depth=1, parametrization="sp", learning_rate=0.1,
+        purpose="tune", seed=0, num_steps=1, batch_size=1, data_digest="d", jax_version="1", software={},
+        platform="cpu", runs_per_call=3,
+    )  # fmt: skip
+    keys = {run.key}
+    for field in dataclasses.fields(Run):
+        value = getattr(run, field.name)
+        other = {"name": "b"} if isinstance(value, dict) else value * 2 if value else 1
+        keys.add(dataclasses.replace(run, **{field.name: other}).key)
+    assert len(keys) == 1 + len(dataclasses.fields(Run))
+
+
+def line_of(key, **changes):
+    fields = {"suite": "a", "size": "b", "series": "c", "value": 1, "optimizer": "d", "purpose": "tune"}
+    record = {"key": key, "schema": 2, **fields, "seed": 0, "final_loss": 1.0, "diverged": False, **changes}
+    return json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("ending", "kept", "told"),
+    [("\n", 2, 0), ("", 2, 0), ('\n{"key": "torn', 2, 1), ("\n{", 2, 1)],
+)
+def test_a_results_file_whose_last_line_is_torn_or_not_ended(tmp_path, ending, kept, told):
+    """What is whole is kept; the next line begins on a line of its own."""
+    path, heard = tmp_path / "results.jsonl", []
+    path.write_text(line_of("1") + "\n" + line_of("2") + ending)
+    with ResultStore(tmp_path, notify=heard.append) as store:
+        assert (len(store), len(heard)) == (kept, told)
+        store.append(json.loads(line_of("3")))
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["1", "2", "3"]
+
+
+def test_one_process_at_a_time_writes_a_results_file(tmp_path):
+    with ResultStore(tmp_path / "new", notify=str) as first:
+        first.append(json.loads(line_of("1")))
+        with pytest.raises(InputError, match="is being written by another mulo-eval"):
+            ResultStore(tmp_path / "new", notify=str)
+    with ResultStore(tmp_path / "new", notify=str) as second:
+        assert len(second) == 1
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old/results.jsonl").write_text(line_of("1", schema=1) + "\n")
+    with pytest.raises(InputError, match="is of schema 1; this mulo writes schema 2"):
+        ResultStore(tmp_path / "old", notify=str)
+
+
+def test_a_suite_that_is_changed_says_so():
+    assert make_suite("wide", "smoke", {"num_steps": 200, "num_seeds": 3}, {}).changes == ""
+    changed = make_suite("wide", "smoke", {"num_steps": 20, "num_seeds": 1, "width": 8}, {})
+    assert changed.changes == "num_seeds=1, num_steps=20, width=8"
+    provenance = {"tasks": ["mlp-w8-d2_digits"], "config": {"max_horizon": 100}}
+    long = make_suite("long", "cpu", {}, {"a": provenance})
+    assert (long.changes, long.series[0].values) == ("", (100, 500, 2500))

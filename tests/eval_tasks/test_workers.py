@@ -2,7 +2,8 @@
 
 import json
 import os
-import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -22,15 +23,23 @@ def records(folder):
     return sorted((json.loads(line) for line in lines), key=lambda r: (r["key"], r["optimizer"]))
 
 
-@pytest.fixture
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def start(out, cache, *flags):
+    """Ray starts processes by forking this one: it must not have JAX in it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "eval_tasks.cli", *TINY, *flags, "--out", str(out)],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
-@pytest.mark.usefixtures("own_cache", "standard_promotion")
+@pytest.mark.usefixtures("standard_promotion")
 def test_workers_give_the_results_of_one_process(tmp_path, capsys):
+    with start(tmp_path / "two", tmp_path, "--workers", "2") as process:
+        said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
     assert main([*TINY, "--out", str(tmp_path / "one")]) == 0
-    assert main([*TINY, "--workers", "2", "--out", str(tmp_path / "two")]) == 0
     capsys.readouterr()
     one, two = records(tmp_path / "one"), records(tmp_path / "two")
     assert [[r[name] for name in MEASURED] for r in one] == [[r[name] for name in MEASURED] for r in two]
@@ -41,32 +50,22 @@ def test_workers_give_the_results_of_one_process(tmp_path, capsys):
 
 
 @pytest.mark.fault
-@pytest.mark.usefixtures("own_cache", "standard_promotion")
-def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path, capsys):
-    import threading
-
+def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
     psutil = pytest.importorskip("psutil")
-    killed = []
-
-    def strike():
-        deadline = time.monotonic() + 60
-        while not killed and time.monotonic() < deadline:
-            for child in psutil.Process().children(recursive=True):
-                if "RunActor" in " ".join(child.cmdline()):
-                    time.sleep(2.0)
-                    os.kill(child.pid, signal.SIGKILL)
-                    killed.append(child.pid)
-                    return
-            time.sleep(0.1)
-
-    thread = threading.Thread(target=strike)
-    thread.start()
-    assert main([*TINY, "--workers", "2", "--out", str(tmp_path / "two")]) == 0
-    thread.join()
-    assert killed
-    assert "was lost and is replaced" in capsys.readouterr().out
-    expected = 4 * 2 * 2 + 9  # four widths, two seeds, two optimizers; nine trials
-    assert len(records(tmp_path / "two")) == expected
+    with start(tmp_path / "two", tmp_path, "--workers", "2") as process:
+        deadline = time.monotonic() + 120
+        while True:
+            children = psutil.Process(process.pid).children(recursive=True)
+            busy = [child for child in children if "RunActor.carry_out" in " ".join(child.cmdline())]
+            if busy:
+                break
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        busy[0].kill()
+        said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert "was lost and is replaced" in said
+    assert len(records(tmp_path / "two")) == 4 * 2 * 2 + 9  # widths, seeds, optimizers; trials
 
 
 def test_flags_without_workers_are_one_line(capsys):

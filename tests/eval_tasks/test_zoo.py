@@ -134,7 +134,7 @@ def test_promotes_no_types_and_ranks_and_keeps_its_state(row, parametrization):
 def test_training_begins_at_guessing_and_learns(row):
     task = row.make("mup")
     program = make_program(
-        task, make_baseline(FAMILIES["adam"], task), num_steps=100, batch_size=32, map_settings=False
+        task, make_baseline(FAMILIES["adam"], task, 100), num_steps=100, batch_size=32, map_settings=False
     )
     setting = {"learning_rate": jnp.float32(0.03)}
     outcome, again = (program(task.source, setting, jax.random.split(KEY, 2)) for _ in range(2))
