@@ -207,7 +207,13 @@ def test_slots_of_a_slow_worker_move(cluster, programs, update, quiet, tmp_path)
 @pytest.mark.fault
 def test_a_worker_is_killed_in_the_middle_of_a_computation(cluster, tmp_path):
     config = dataclasses.replace(
-        CONFIG, batch_size=64, truncation_length=600, min_horizon=600, max_horizon=1800, meta_steps=3
+        # Long enough that the worker is in the middle of it after 0.15 s, on fast machines too.
+        CONFIG,
+        batch_size=64,
+        truncation_length=6000,
+        min_horizon=6000,
+        max_horizon=18000,
+        meta_steps=3,
     )
     programs, update = build_programs(config), make_meta_update(config)
     expected = train(LocalExecutor(config, programs), update, range(3))
