@@ -1,6 +1,7 @@
 """Workers: efficiency against the local executor, the price of snapshots, what the driver itself needs."""
 
 import argparse
+import contextlib
 import dataclasses
 import itertools
 import statistics
@@ -146,29 +147,77 @@ def efficiency_rows(num_meta_steps: int) -> list[dict[str, Any]]:
                     row = _run(executor, update, num_meta_steps)
             rows.append({"kind": "ray", "workers": workers, "snapshot_interval": interval} | row)
             rows[-1] |= {"slot_state_bytes": bytes_}
+        rows.append(_snapshot_row(cluster, update, shapes, num_meta_steps // 4))
     return rows
 
 
+def _snapshot_row(cluster: Any, update: Any, shapes: Any, num_blocks: int) -> dict[str, Any]:
+    """The price of snapshots at the default interval: two executors, in turn, a whole interval at a time."""
+    from meta_train.executors.coordinator import DistributedExecutor
+
+    block = WorkerOptions(workers=2).snapshot_interval
+    seconds: dict[int, list[float]] = {block: [], 10**6: []}
+    with contextlib.ExitStack() as stack:
+        executors = {}
+        for interval in seconds:
+            options = WorkerOptions(workers=2, snapshot_interval=interval)
+            pool = cluster.make_pool(CONFIG, Path(stack.enter_context(tempfile.TemporaryDirectory())))
+            executor = DistributedExecutor(CONFIG, pool, options, say=lambda _: None, state_shapes=shapes)
+            executors[interval] = _Training(stack.enter_context(executor), update)
+        for _ in range(num_blocks + 1):
+            for interval, training in executors.items():
+                began = time.perf_counter()
+                training.take_meta_steps(block)
+                seconds[interval].append(time.perf_counter() - began)
+    # The first block compiles.
+    ratios = [with_ / without for with_, without in zip(*seconds.values(), strict=True)][1:]
+    return {
+        "kind": "snapshots",
+        "snapshot_interval": block,
+        "blocks": num_blocks,
+        "seconds_over_none": statistics.median(ratios),
+        "standard_error": statistics.stdev(ratios) / len(ratios) ** 0.5,
+    }
+
+
+class _Training:
+    """Meta-steps on one executor, gone on with."""
+
+    def __init__(self, executor: Any, update: Any):
+        """Begins at meta-step 0."""
+        from meta_train.meta_optimizer import make_meta_optimizer
+        from meta_train.programs import addressed_key, build_optimizer
+
+        self.executor, self._update, self._meta_step = executor, update, 0
+        self.theta = build_optimizer(CONFIG).init_theta(addressed_key(0, "theta"))
+        self._state = make_meta_optimizer(CONFIG).init(self.theta)
+
+    def take_meta_steps(self, number: int) -> list[float]:
+        """Seconds of each."""
+        seconds = []
+        for _ in range(number):
+            began = time.perf_counter()
+            results = self.executor.advance(self.theta, self._meta_step)
+            gradients = [result.gradient for result in results]
+            self.theta, self._state, report = self._update(self.theta, self._state, gradients)
+            report.gradient_norm.block_until_ready()
+            seconds.append(time.perf_counter() - began)
+            self._meta_step += 1
+        return seconds
+
+
 def _run(executor: Any, update: Any, num_meta_steps: int) -> dict[str, Any]:
-    from meta_train.meta_optimizer import make_meta_optimizer
-    from meta_train.programs import addressed_key, build_optimizer
     from mulo.checkpoint_file import theta_digest
 
-    theta = build_optimizer(CONFIG).init_theta(addressed_key(0, "theta"))
-    state, seconds = make_meta_optimizer(CONFIG).init(theta), []
-    for meta_step in range(num_meta_steps):
-        began = time.perf_counter()
-        results = executor.advance(theta, meta_step)
-        theta, state, report = update(theta, state, [result.gradient for result in results])
-        report.gradient_norm.block_until_ready()
-        seconds.append(time.perf_counter() - began)
+    training = _Training(executor, update)
+    seconds = training.take_meta_steps(num_meta_steps)
     report = executor.report()
     inner_steps = len(CONFIG.slots()) * 2 * CONFIG.pairs_per_slot * CONFIG.truncation_length
     timed = statistics.median(seconds[num_meta_steps // 4 :])
     row = {
         "seconds": timed,
         "inner_steps_per_second": inner_steps / timed,
-        "digest": theta_digest(theta)[:12],
+        "digest": theta_digest(training.theta)[:12],
     }
     row |= {key: report[key] for key in ("driver_seconds", "snapshot_bytes") if key in report}
     return row

@@ -15,8 +15,11 @@ from eval_tasks.data.text import make_text_source
 from eval_tasks.suites import Point, Series, Suite
 from eval_tasks.task import make_task
 
-FLOPS_PER_SECOND = 5e10
-"""Of two cores in the networks of the suites, about: measured between 2e10 (narrow) and 1.5e11 (wide)."""
+FLOPS_PER_SECOND = 4e10
+"""Of two cores in dense networks, about: measured between 3e10 (narrow) and 1.5e11 (wide)."""
+
+SLOWER = {"convnet": 2.4e9, "resnet": 2.4e9}
+"""The same of convolutions, which XLA's CPU backend does slowly inside a scan."""
 
 SECONDS_PER_PARAMETER = {"baseline": 2e-9, "learned": 2e-8}
 """Of one optimizer step on two cores, about: AdamW's, and that of `SmallFC` with 8 hidden units."""
@@ -92,7 +95,9 @@ def estimate_cost(suite: Suite, protocols: Sequence[tuple[str, str]]) -> Cost:
 def seconds_of_run(point: Point, kind: str) -> float:
     """About how long one run takes on two cores; `kind` as in `estimate_cost`."""
     flops, num_params = cost_of_step(point)
-    return point.num_steps * (flops / FLOPS_PER_SECOND + num_params * SECONDS_PER_PARAMETER[kind])
+    return point.num_steps * (
+        flops / SLOWER.get(point.task.model, FLOPS_PER_SECOND) + num_params * SECONDS_PER_PARAMETER[kind]
+    )
 
 
 def _values(series: Series) -> list[int]:

@@ -212,8 +212,8 @@ SUITES: Mapping[str, Mapping[str, Spec]] = {
         ),
         "cpu": Spec(
             (
-                _series("convnet-w8-d3_cifar10-16", 300, 32, "width", 32),
-                _series("resnet-w8-d3_cifar10-16", 200, 32, "width", 16),
+                _series("convnet-w8-d3_cifar10-16", 200, 32, "width", 16),
+                _series("resnet-w4-d3_cifar10-8", 150, 32, "width", 16),
                 _series("vit-w32-d3-h4_cifar10-16", 300, 32, "width", 64),
                 _series("transformer-w32-d2-h4_pydoc-32", 400, 16, "width", 128),
                 _series("autoencoder-w32-d2_digits", 500, 128, "width", 256),
