@@ -82,9 +82,9 @@ def _make_coord_check_parser() -> Parser:
         "--learning-rate",
         type=float,
         metavar="X",
-        help="at the smallest width (default: adam 0.01 under muP, 0.001 in SP; sgd 0.1 and 0.01; else 1)",
+        help="at the smallest width (default: adam 0.03 under muP, 0.001 in SP; sgd 0.1 and 0.01; else 1)",
     )
-    parser.add_argument("--num-steps", type=int, default=5, metavar="N", help="inner steps (default: 5)")
+    parser.add_argument("--num-steps", type=int, default=3, metavar="N", help="inner steps (default: 3)")
     parser.add_argument("--num-seeds", type=int, default=3, metavar="N", help="networks at each width")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in each step")
     parser.add_argument("--seed", type=int, default=0, metavar="N")

@@ -14,7 +14,7 @@ from eval_tasks.task import make_task
 from mulo.mup import CoordinateCheck, MuP, WidthModel, coordinate_check, scale_by_mup
 
 PLAIN_RATES: Mapping[str, Mapping[str, float]] = {
-    "adam": {"mup": 1e-2, "sp": 1e-3},
+    "adam": {"mup": 3e-2, "sp": 1e-3},
     "sgd": {"mup": 1e-1, "sp": 1e-2},
 }
 """Optimizers that are not learned, and the learning rates that they are checked at by default."""
