@@ -80,57 +80,61 @@ def steps_to_reach(steps: Sequence[int], curve: np.ndarray, target: float) -> in
 def speed_up(
     losses: Mapping[str, Sequence[Any]],
     final_loss: float | None,
-    reference: Mapping[str, Sequence[Any]],
+    references: Sequence[Mapping[str, Sequence[Any]]],
     target: float,
     num_steps: int,
 ) -> float | None:
     """How many times as fast as the reference a run is, in steps (as in VeLO and Celo).
 
-    With T steps in all: T/t, if the run's smoothed curve first reaches `target` in step t; if it never
-    does, t/T, where t is the step in which the reference's curve first reaches the run's own final loss.
-    A value below 1 so says after what share of the steps the reference was as good. A diverged run has 0.
+    With t and s the steps in which the smoothed curves of the run and of the reference first reach
+    `target`: s/t. If the run never does: s/T, where s is the step in which the reference first reaches the
+    run's own final loss and T the length, so a value below 1 that says after what share of the steps the
+    reference was as good. s is the mean over the reference's runs, each of which counts T where it does not
+    get there. A diverged run has 0. Curves are read alike on both sides, so that noise, which lets any
+    curve reach a level early, does not favour one.
 
     Args:
       losses: of the run: "steps" [N], updates made before each loss; "values" [N], `None` if not finite.
       final_loss: of the run; `None` where it diverged.
-      reference: the reference's mean curve, in the same form.
+      references: the curves of the reference's runs, in the same form.
       target: the reference's mean final loss.
       num_steps: T.
 
     Returns:
-      `None` where the run has no curve.
+      `None` where the run or the reference has no curve.
 
     >>> curve = {"steps": [0, 25, 50, 75, 99], "values": [5.0, 4.0, 3.0, 2.0, 1.0]}
     >>> fast = {"steps": [0, 25, 50, 75, 99], "values": [5.0, 1.0, 0.5, 0.5, 0.5]}
-    >>> round(speed_up(fast, 0.5, curve, 1.0, 100), 3)  # 1.0 in step 26
+    >>> round(speed_up(fast, 0.5, [curve], 1.0, 100), 3)  # 1.0 in step 26, not in step 100
     3.846
-    >>> speed_up(curve, 3.0, curve, 1.0, 100), speed_up(curve, None, curve, 1.0, 100)
+    >>> speed_up(curve, 3.0, [curve], 1.0, 100), speed_up(curve, None, [curve], 1.0, 100)
     (1.0, 0.0)
     """
     if final_loss is None:
         return 0.0
-    if not losses["steps"]:
+    references = [reference for reference in references if reference["steps"]]
+    if not losses["steps"] or not references:
         return None
+
+    def of_reference(level: float) -> float:
+        found = [steps_to_reach(curve["steps"], smooth(curve["values"]), level) for curve in references]
+        return sum(step or num_steps for step in found) / len(found)
+
     reached = steps_to_reach(losses["steps"], smooth(losses["values"]), target)
     if reached is not None:
-        return num_steps / reached
-    overtaken = steps_to_reach(reference["steps"], smooth(reference["values"]), final_loss)
-    return min(1.0, (overtaken or num_steps) / num_steps)
+        return of_reference(target) / reached
+    return min(1.0, of_reference(final_loss) / num_steps)
 
 
-def mean_curve(curves: Sequence[Mapping[str, Sequence[Any]]]) -> dict[str, list]:
-    """The mean over runs at the steps of the first one; runs with other steps are left out.
+def has_learned(final_loss: float, guessing: float) -> bool:
+    """Whether a loss is so far below guessing that it can be a reference: a twentieth of it.
 
-    >>> mean_curve([{"steps": [0, 5], "values": [2.0, 1.0]}, {"steps": [0, 5], "values": [4.0, None]}])
-    {'steps': [0, 5], 'values': [3.0, None]}
+    Closer to guessing any run reaches it in its first steps, and differences are noise.
+
+    >>> has_learned(2.2, guessing=2.3), has_learned(2.0, guessing=2.3)
+    (False, True)
     """
-    curves = [curve for curve in curves if curve["steps"]]
-    if not curves:
-        return {"steps": [], "values": []}
-    steps = list(curves[0]["steps"])
-    values = np.asarray([curve["values"] for curve in curves if curve["steps"] == steps], float)
-    means = [float(mean) if math.isfinite(mean) else None for mean in values.mean(axis=0)]
-    return {"steps": steps, "values": means}
+    return final_loss <= 0.95 * guessing
 
 
 def normalised_score(loss: float | None, guessing: float, target: float) -> float:

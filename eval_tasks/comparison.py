@@ -10,6 +10,9 @@ from eval_tasks.results import Point, Record, Results
 from mulo.errors import InputError
 from mulo.names import lookup
 
+_ALIKE = ("num_steps", "batch_size", "data_digest", "unit")
+"""What must be the same where losses are compared."""
+
 Row = Mapping[Point, tuple[Sequence[Record], Sequence[Record]]]  # the runs of A and of B
 
 
@@ -38,6 +41,7 @@ class Comparison:
     differences: Sequence[Difference]
     overall: Difference | None  # without those that are the same; `None`: all are
     notes: Sequence[str]
+    is_complete: bool = True  # B has every task of A, run alike
 
 
 def compare(a: Results, b: Results, pairs: Mapping[str, str] | None = None) -> Comparison:
@@ -56,15 +60,11 @@ def compare(a: Results, b: Results, pairs: Mapping[str, str] | None = None) -> C
     named = _pair_labels(a, b, pairs or {})
     notes = [f"Only in {name}: {', '.join(labels)}." for name, labels in _left_over(a, b, named) if labels]
     rows: dict[str, Row] = {}
+    is_complete = True
     for label_a, label_b in named.items():
         label = label_a if label_a == label_b else f"{label_a} -> {label_b}"
-        rows[label] = {
-            point: (row[label_a], b.cells[point][label_b])
-            for point, row in a.cells.items()
-            if label_a in row and label_b in b.cells.get(point, {})
-        }
-        if not rows[label]:
-            notes.append(f"{label}: A and B have no task in common.")
+        row, is_whole = _pair_runs(label, (a, label_a), (b, label_b), notes)
+        rows[label], is_complete = row, is_complete and is_whole
     rows = {label: row for label, row in rows.items() if row}
     if not rows:
         raise InputError(
@@ -85,7 +85,31 @@ def compare(a: Results, b: Results, pairs: Mapping[str, str] | None = None) -> C
             raise InputError(
                 "Nothing can be judged: at no task do A and B both have two seeds that did not diverge."
             )
-    return Comparison(differences=differences, overall=overall, notes=notes)
+    return Comparison(differences=differences, overall=overall, notes=notes, is_complete=is_complete)
+
+
+def _pair_runs(
+    label: str, side_a: tuple[Results, str], side_b: tuple[Results, str], notes: list[str]
+) -> tuple[Row, bool]:
+    """The runs at the points that both have, run alike; and whether those are all that A has."""
+    (a, label_a), (b, label_b) = side_a, side_b
+    points = [point for point, row in a.cells.items() if label_a in row]
+    there = [point for point in points if label_b in b.cells.get(point, {})]
+    if not there:
+        notes.append(f"{label}: A and B have no task in common.")
+    elif len(there) < len(points):
+        absent = next(point for point in points if point not in there)
+        number = f"{len(points) - len(there)} of {len(points)}"
+        notes.append(f"{label}: {number} tasks of A are not in B (first: {absent}).")
+    row = {}
+    for point in there:
+        pair = a.cells[point][label_a], b.cells[point][label_b]
+        differing = [field for field in _ALIKE if pair[0][0][field] != pair[1][0][field]]
+        if differing:
+            notes.append(f"{label}: {point} is left out; A and B differ in {', '.join(differing)}.")
+        else:
+            row[point] = pair
+    return row, len(row) == len(points)
 
 
 def _pair_labels(a: Results, b: Results, pairs: Mapping[str, str]) -> dict[str, str]:

@@ -34,7 +34,10 @@ class Field(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
 
 
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
@@ -72,6 +75,10 @@ FIELDS: Mapping[str, Field] = {
     "data": Field("object", default={}),
     "jax_version": Field("string", default=""),
     "software": Field("object", default={}),
+    "platform": Field("string", default=""),
+    "runs_per_call": Field("whole number or null"),
+    "suite_changes": Field("string", default=""),
+    "device": Field("string", default=""),
     "unit": Field("string", required=True),
     "guessing_loss": Field("number or null"),
     "final_loss": Field("number or null", required=True),
@@ -283,28 +290,47 @@ def _point(record: Record) -> Point:
 
 
 def _group(records: Iterable[Record]) -> tuple[dict[Point, dict[str, tuple[Record, ...]]], list[str]]:
-    """The evaluation runs; of several with the same seed the first, with a note unless they are the same."""
-    cells: dict[Point, dict[str, dict[int, Record]]] = defaultdict(lambda: defaultdict(dict))
+    """The evaluation runs of each label at each point, all of one setting: that of the last line there is."""
+    found: dict[Point, dict[str, dict[str, dict[int, Record]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(dict))
+    )
+    last: dict[tuple[Point, str], str] = {}
     others: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for record in records:
         if record["purpose"] != "evaluate":
             continue
-        point, label = _point(record), record["optimizer"]
-        first = cells[point][label].setdefault(record["seed"], record)
-        if first["key"] != record["key"]:
+        point, label, setting = _point(record), record["optimizer"], _setting_of(record)
+        earlier = found[point][label][setting].get(record["seed"])
+        if earlier is not None and earlier["key"] != record["key"]:
             others[label][str(point)] += 1
+        found[point][label][setting][record["seed"]] = record
+        last[point, label] = setting
+    ordered = {}
+    for point in sorted(found, key=lambda point: point.order):
+        ordered[point] = {}
+        for label, settings in found[point].items():
+            by_seed = settings[last[point, label]]
+            ordered[point][label] = tuple(by_seed[seed] for seed in sorted(by_seed))
+            left_out = sum(map(len, settings.values())) - len(by_seed)
+            if left_out:
+                others[label][str(point)] += left_out
     notes = [
-        f"{label}: runs left out that have the label and seed of an earlier run but other settings: "
-        f"{sum(places.values())} ({_listed('place', list(places))}); give them another label."
+        f"{label}: {sum(places.values())} runs left out that have this label but are not the last of "
+        f"their kind or settings ({_listed('place', list(places))})."
         for label, places in others.items()
     ]
-    ordered = {
-        point: {
-            label: tuple(by_seed[seed] for seed in sorted(by_seed)) for label, by_seed in cells[point].items()
-        }
-        for point in sorted(cells, key=lambda point: point.order)
-    }
     return ordered, notes
+
+
+_DECIDING = (
+    *("optimizer_config", "learning_rate", "parametrization", "num_steps", "batch_size", "data_digest"),
+    *("jax_version", "software", "suite_changes"),
+)
+
+
+def _setting_of(record: Record) -> str:
+    """All that decides a run but its seed."""
+    return json.dumps([record[field] for field in _DECIDING], sort_keys=True)
 
 
 _ALIKE = {
@@ -312,6 +338,8 @@ _ALIKE = {
     "batch_size": "batch sizes",
     "data_digest": "data",
     "unit": "units of the loss",
+    "device": "devices",
+    "suite_changes": "changes of the suite",
 }
 
 

@@ -63,15 +63,16 @@ def compare(argv: Sequence[str]) -> int:
     gaps = [f"{name}: {note}" for name, results in (("A", a), ("B", b)) for note in results.notes]
     print_comparison(found, arguments.tolerance, gaps)
     judged = [*found.differences, *([found.overall] if found.overall else [])]
-    return int(any(difference.is_regression(arguments.tolerance) for difference in judged))
+    is_worse = any(difference.is_regression(arguments.tolerance) for difference in judged)
+    return int(is_worse or not (found.is_complete or arguments.allow_missing))
 
 
 def _make_compare_parser() -> Parser:
     parser = Parser(
         prog="mulo-eval compare",
         description="Compares results B with results A: the ratio of final training losses, with 95 % "
-        "intervals. Exit status 1 where an interval lies above 1 + tolerance, or more runs diverge; 2 where "
-        "nothing can be compared.",
+        "intervals. Exit status 1 where an interval lies above 1 + tolerance, more runs diverge, or B lacks "
+        "tasks of A; 2 where nothing can be compared.",
         allow_abbrev=False,
     )
     parser.add_argument("a", type=Path, metavar="A", help="results file, or folder with results.jsonl")
@@ -82,6 +83,9 @@ def _make_compare_parser() -> Parser:
         default=0.0,
         metavar="X",
         help="how much worse is still accepted, as 0.02 for 2 %% (default: 0)",
+    )
+    parser.add_argument(
+        "--allow-missing", action="store_true", help="B need not have every task of A, run alike"
     )
     parser.add_argument(
         "--match",

@@ -108,6 +108,25 @@ def test_command(files, capsys, b, flags, status, verdict):
     assert verdict in capsys.readouterr().out
 
 
+def test_what_b_lacks_or_ran_otherwise_is_said_and_does_not_pass(files, capsys):
+    wide = {"value": 64, "task": "mlp-w64-d3_digits"}
+    a = [*runs([1.0, 1.01]), *runs([1.0, 1.01], **wide)]
+    for b, note in (
+        (runs([0.8, 0.81], tag="b"), "1 of 2 tasks of A are not in B (first: mlp-d3_digits at width 64)."),
+        (
+            [*runs([0.8, 0.81], tag="b"), *runs([0.1, 0.11], tag="b", num_steps=1000, **wide)],
+            "mlp-d3_digits at width 64 is left out; A and B differ in num_steps.",
+        ),
+    ):
+        paths = [str(path) for path in files(a, b)]
+        assert main(["compare", *paths]) == 1
+        said = " ".join(capsys.readouterr().out.split())
+        assert note in said
+        assert "0.80" in said  # the other task alone
+        assert main(["compare", *paths, "--allow-missing"]) == 0
+        capsys.readouterr()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -105,8 +105,25 @@ def test_the_same_run_twice_counts_once_and_another_under_its_label_is_named(tmp
     other = write(tmp_path / "c.jsonl", [make_record(num_seeds=1, key="other", final_loss=0.1)])
     assert read_results([first, same]).notes == ()
     found = read_results([first, other])
-    assert [run["final_loss"] for run in next(iter(found.cells.values()))["adamw"]] == [1.0]
-    assert found.notes[0].startswith("adamw: runs left out that have the label and seed of an earlier run")
+    assert [run["final_loss"] for run in next(iter(found.cells.values()))["adamw"]] == [0.1]
+    assert found.notes[0].startswith("adamw: 1 runs left out that have this label")
+
+
+def test_a_mean_is_over_runs_of_one_setting_the_last_one(tmp_path):
+    """Seeds of an earlier command, of another rate, are not averaged with those of a later one."""
+    early = [make_record(seed=seed, learning_rate=1e-3, key=f"a{seed}") for seed in range(3)]
+    late = [make_record(seed=seed, learning_rate=4e-3, key=f"b{seed}") for seed in (2, 3)]
+    found = read_results([write(tmp_path / "a.jsonl", [*early, *late])])
+    (runs,) = (row["adamw"] for row in found.cells.values())
+    assert [(run["seed"], run["learning_rate"]) for run in runs] == [(2, 4e-3), (3, 4e-3)]
+    assert found.notes[0].startswith("adamw: 3 runs left out")
+
+
+def test_a_number_beyond_any_float_is_a_bad_line(tmp_path):
+    found = read_results(
+        [write(tmp_path / "a.jsonl", [make_record(num_seeds=1), make_record(value=10**400)])]
+    )
+    assert len(found.notes) == 1 and "line 2" in found.notes[0]
 
 
 def test_what_was_not_run_alike_is_named(tmp_path):
