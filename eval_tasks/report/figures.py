@@ -1,6 +1,5 @@
 """The picture of an evaluation: loss against width, and the loss curves of the widest networks."""
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,9 @@ from eval_tasks.aggregates import estimate
 from eval_tasks.evaluation import Results
 from eval_tasks.models import MODELS
 from eval_tasks.objectives import OBJECTIVES
+from eval_tasks.report.canvas import Style, style
 from eval_tasks.suites import Series
 from mulo.errors import InputError
-
-# Okabe and Ito's colours, told apart by colour-blind readers too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = "osD^vP*"
 
 
 def draw_figure(results: Results, series: Series, path: Path) -> None:
@@ -32,10 +28,10 @@ def draw_figure(results: Results, series: Series, path: Path) -> None:
     figure = Figure(figsize=(11, 4.4), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
-    styles = itertools.cycle(zip(_COLOURS, _MARKERS, strict=True))
-    for label, style in zip(results, styles, strict=False):
-        _draw_values(left, results, series, label, style)
-        _draw_curve(right, results, series, label, style[0])
+    for index, label in enumerate(results):
+        look = style(index)
+        _draw_values(left, results, series, label, look)
+        _draw_curve(right, results, series, label, look)
     _label_axes(left, right, results, series)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
@@ -45,8 +41,7 @@ def draw_figure(results: Results, series: Series, path: Path) -> None:
         raise InputError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def _draw_values(axes: Any, results: Results, series: Series, label: str, style: tuple[str, str]) -> None:
-    colour, marker = style
+def _draw_values(axes: Any, results: Results, series: Series, label: str, look: Style) -> None:
     cells = [results[label][series.name, value] for value in series.values]
     estimates = [estimate([record["final_loss"] for record in cell.records]) for cell in cells]
     means = [np.nan if e.mean is None else e.mean for e in estimates]
@@ -55,8 +50,9 @@ def _draw_values(axes: Any, results: Results, series: Series, label: str, style:
         series.values,
         means,
         errors,
-        color=colour,
-        marker=marker,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dashes,
         markersize=6,
         linewidth=1.8,
         capsize=3,
@@ -66,21 +62,21 @@ def _draw_values(axes: Any, results: Results, series: Series, label: str, style:
     if diverged:
         # On the upper edge of the axes, whatever the scale.
         axes.plot(
-            diverged, [1.0] * len(diverged), "x", color=colour, markersize=9, markeredgewidth=2.5,
+            diverged, [1.0] * len(diverged), "x", color=look.colour, markersize=9, markeredgewidth=2.5,
             transform=axes.get_xaxis_transform(), clip_on=False,
         )  # fmt: skip
 
 
-def _draw_curve(axes: Any, results: Results, series: Series, label: str, colour: str) -> None:
+def _draw_curve(axes: Any, results: Results, series: Series, label: str, look: Style) -> None:
     records = results[label][series.name, series.values[-1]].records
     steps = np.asarray(records[0]["losses"]["steps"])
     values = np.asarray([r["losses"]["values"] for r in records], float)  # null -> nan
     smooth = np.stack([_running_mean(curve, _window(len(steps))) for curve in values])
     mean = smooth.mean(axis=0)
-    axes.plot(steps, mean, color=colour, linewidth=1.8)
+    axes.plot(steps, mean, color=look.colour, linestyle=look.dashes, linewidth=1.8)
     if len(records) > 1:
         error = smooth.std(axis=0, ddof=1) / np.sqrt(len(records))
-        axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.18, linewidth=0)
+        axes.fill_between(steps, mean - error, mean + error, color=look.colour, alpha=0.18, linewidth=0)
 
 
 def _window(num_points: int) -> int:
@@ -113,7 +109,8 @@ def _label_axes(left: Any, right: Any, results: Results, series: Series) -> None
         axes.grid(True, which="both", color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-    if any(cell.records[0]["diverged"] for row in results.values() for cell in row.values()):
+    cells = [cell for row in results.values() for cell in row.values()]
+    if any(record["diverged"] for cell in cells for record in cell.records):
         left.annotate("x: diverged", (1.0, 1.02), xycoords="axes fraction", ha="right", color="#555555")
 
 
