@@ -151,7 +151,10 @@ def test_theta_does_not_depend_on_the_number_of_workers(
     assert len(logs) == num_workers and all("ready: Facts" in log for log in logs)
 
 
-@pytest.mark.parametrize("places", [(0,), (0, 1)], ids=["one of two", "both at once"])
+@pytest.mark.parametrize(
+    "places",
+    [pytest.param((0,), id="one of two"), pytest.param((0, 1), id="both at once", marks=pytest.mark.fault)],
+)
 def test_workers_are_killed_with_slots_under_way(cluster, programs, update, quiet, tmp_path, places):
     setting = Setting(cluster, programs, tmp_path, 2, strikes=[(6, place) for place in places])
     with setting.executor as executor:
@@ -161,6 +164,7 @@ def test_workers_are_killed_with_slots_under_way(cluster, programs, update, quie
     assert executor.report()["replays"] > 0
 
 
+@pytest.mark.fault
 def test_a_frozen_worker_is_ended_and_replaced(cluster, programs, update, quiet, tmp_path):
     setting = Setting(
         cluster, programs, tmp_path, 2, strikes=[(6, 1)], kill=False, worker_timeout=4.0, min_workers=1
