@@ -36,7 +36,7 @@ FAMILIES: Mapping[str, Family] = {
     "muadamw": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "adamw-cosine": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}, schedule="cosine"),
     "adam": Family("sp", "_adamw", {**_ADAM, "weight_decay": 0.0}),
-    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=1e-1),
+    "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=6.4e-2),
     "muon": Family(
         "sp", "_muon", {"beta": 0.95, "weight_decay": 1e-4, "consistent_rms": 0.2, "adam_weight_decay": 1e-4}
     ),

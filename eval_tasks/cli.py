@@ -39,7 +39,7 @@ _SUITE_FLAGS = {  # flag: field of the suite or of the base of its series, in wo
     "batch_size": ("batch_size", "examples in each step"),
     "num_seeds": ("num_seeds", "runs at each point"),
     "num_tuning_seeds": ("num_tuning_seeds", "runs at each learning rate that is tried"),
-    "num_trials": ("num_trials", "learning rates tried wherever one is tuned (default: 9, factors of two)"),
+    "num_trials": ("num_trials", "learning rates tried wherever one is tuned (default: 13, factors of two)"),
     "seed": ("seed", "the first seed"),
 }
 

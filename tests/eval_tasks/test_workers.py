@@ -65,7 +65,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
         said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "was lost and is replaced" in said
-    assert len(records(tmp_path / "two")) == 4 * 2 * 2 + 9  # widths, seeds, optimizers; trials
+    assert len(records(tmp_path / "two")) == 4 * 2 * 2 + 13  # widths, seeds, optimizers; trials
 
 
 def test_flags_without_workers_are_one_line(capsys):
