@@ -121,7 +121,10 @@ def _muon(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
     """
     from optax import contrib
 
+    from eval_tasks.task import infer_roles
     from mulo.mup import Role
+
+    roles = infer_roles(task)
 
     def dimensions(leaf: Any, param: Any) -> Any:
         if leaf.role is not Role.HIDDEN:
@@ -131,7 +134,7 @@ def _muon(task: "Task", learning_rate: Any, config: Mapping[str, Any]) -> Any:
 
     return contrib.muon(
         learning_rate,
-        muon_weight_dimension_numbers=lambda params: task.roles.map_leaves(dimensions, params),
+        muon_weight_dimension_numbers=lambda params: roles.map_leaves(dimensions, params),
         **config,
     )
 

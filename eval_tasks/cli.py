@@ -76,12 +76,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-set", help=f"of all series: {', '.join(DATA_SETS)} (default: the suite's)")
     for flag, (_, help_text) in _SUITE_FLAGS.items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=help_text)
-    add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), _WORKER_FLAGS)
+    add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), CLUSTER_FLAGS)
     return parser
-
-
-# Workers may be lost and come back at any time: there is no least number to begin with.
-_WORKER_FLAGS = {name: flag for name, flag in CLUSTER_FLAGS.items() if name != "min-workers"}
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -97,7 +93,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace, out: Path) -> None:
-    given = given_worker_flags(arguments, _WORKER_FLAGS)
+    given = given_worker_flags(arguments, CLUSTER_FLAGS)
     options = ClusterOptions(**given) if given else None
     if options is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
@@ -155,6 +151,8 @@ def _main(argv: list[str]) -> int:
     out = None
     try:
         if argv and not argv[0].startswith("-"):
+            if argv[0] in SUITES:
+                raise InputError(f"A suite is given as --suite {argv[0]}, with --optimizer beside it.")
             return lookup(COMMANDS, argv[0], "command")(argv[1:])
         arguments = _make_parser().parse_args(argv)
         _check(arguments)

@@ -13,6 +13,9 @@ from mulo.names import lookup
 _ALIKE = ("num_steps", "batch_size", "data_digest", "unit")
 """What must be the same where losses are compared."""
 
+_TOLD = ("device", "software")
+"""What may differ, and is said."""
+
 Row = Mapping[Point, tuple[Sequence[Record], Sequence[Record]]]  # the runs of A and of B
 
 
@@ -67,9 +70,10 @@ def compare(a: Results, b: Results, pairs: Mapping[str, str] | None = None) -> C
         rows[label], is_complete = row, is_complete and is_whole
     rows = {label: row for label, row in rows.items() if row}
     if not rows:
+        found = f" ({' '.join(notes)})" if notes else ""
         raise InputError(
-            "A and B share no optimizer at any task, so there is nothing to compare; use the same suite and "
-            "size, and name optimizers that are called differently: --match LABEL_IN_A=LABEL_IN_B."
+            f"A and B share no optimizer at any task, run alike{found}, so there is nothing to compare. Use "
+            "the same suite and size; optimizers that are called differently are named with --match A=B."
         )
     differences = [_difference(label, list(row.values()), list(row), notes) for label, row in rows.items()]
     changed = [difference.label for difference in differences if not difference.is_same]
@@ -109,7 +113,15 @@ def _pair_runs(
             notes.append(f"{label}: {point} is left out; A and B differ in {', '.join(differing)}.")
         else:
             row[point] = pair
-    return row, len(row) == len(points)
+    unlike = [field for field in _TOLD if any(a[0][field] != b[0][field] for a, b in row.values())]
+    if unlike:
+        notes.append(f"{label}: A and B differ in {', '.join(unlike)}.")
+    short = [point for point, (a, b) in row.items() if {r["seed"] for r in a} - {r["seed"] for r in b}]
+    if short:
+        notes.append(
+            f"{label}: seeds of A are not in B at {len(short)} of {len(row)} tasks (first: {short[0]})."
+        )
+    return row, len(row) == len(points) and not short
 
 
 def _pair_labels(a: Results, b: Results, pairs: Mapping[str, str]) -> dict[str, str]:

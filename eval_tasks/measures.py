@@ -16,7 +16,7 @@ from eval_tasks.aggregates import (
     speed_up,
     task_interval,
 )
-from eval_tasks.results import Point, Record, Results
+from eval_tasks.results import Point, Record, Results, part_name
 from mulo.names import lookup
 
 ADAM_LABELS = ("adamw-oracle", "muadamw", "adamw")
@@ -49,11 +49,12 @@ class Cell:
 
 
 class Winner(NamedTuple):
-    """Who has the lowest mean final loss at a point."""
+    """Who has the lowest mean final loss at a point, oracles aside."""
 
     label: str | None  # `None`: everyone has a diverged run
     second: str | None
     is_clear: bool | None  # the lead is over two standard errors of it; `None`: not known
+    is_tie: bool = False  # the two have the same loss, and nobody has won
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,7 @@ class TuningCost(NamedTuple):
 class Part:
     """One suite in one size."""
 
+    title: str  # as in `Point.part`
     suite: str
     size: str
     labels: Sequence[str]
@@ -93,11 +95,6 @@ class Part:
     aggregates: Mapping[str, Aggregate]
     tuning: Mapping[str, TuningCost]
     notes: Sequence[str]
-
-    @property
-    def title(self) -> str:
-        """As in "wide (cpu)"."""
-        return f"{self.suite} ({self.size})"
 
     @property
     def lines(self) -> Mapping[tuple[str, str], Sequence[Point]]:
@@ -122,22 +119,23 @@ def measure(results: Results, reference: str | None = None) -> list[Part]:
     """
     if reference is not None:
         lookup(dict.fromkeys(results.labels), reference, "optimizer of these results")
-    keys = dict.fromkeys((point.suite, point.size) for point in results.cells)
-    return [_measure_part(results, suite, size, reference) for suite, size in keys]
+    titles = dict.fromkeys(point.part for point in results.cells)
+    return [_measure_part(results, title, reference) for title in titles]
 
 
-def _measure_part(results: Results, suite: str, size: str, asked: str | None) -> Part:
-    rows = {point: row for point, row in results.cells.items() if (point.suite, point.size) == (suite, size)}
+def _measure_part(results: Results, title: str, asked: str | None) -> Part:
+    rows = {point: row for point, row in results.cells.items() if point.part == title}
+    suite, size = next((point.suite, point.size) for point in rows)
     present = {label for row in rows.values() for label in row}
     labels = [label for label in results.labels if label in present]
     adam = next((label for label in ADAM_LABELS if label in present), None)
     reference = asked if asked in present else None if asked else adam
     adam = reference if reference in ADAM_LABELS else adam
-    tuning = [r for r in results.tuning if (r["suite"], r["size"]) == (suite, size)]
+    tuning = [r for r in results.tuning if part_name(r["suite"], r["size"], r["suite_changes"]) == title]
     notes = []
     if reference is None:
         wanted = asked or " or ".join(ADAM_LABELS)
-        notes.append(f"{suite} ({size}): no runs of {wanted}, so there are no scores and no speed-ups.")
+        notes.append(f"{title}: no runs of {wanted}, so there are no scores and no speed-ups.")
     cells = {}
     for point, row in rows.items():
         targets = _targets(row.get(reference, ()))
@@ -149,8 +147,9 @@ def _measure_part(results: Results, suite: str, size: str, asked: str | None) ->
         }
     winners = {point: find_winner(row) for point, row in cells.items()}
     aggregates = {label: _aggregate(label, cells, winners) for label in labels}
-    notes += _interval_notes(f"{suite} ({size})", cells)
+    notes += _interval_notes(title, cells)
     return Part(
+        title=title,
         suite=suite,
         size=size,
         labels=labels,
@@ -191,7 +190,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _reference_notes(point: Point, reference: str, runs: Sequence[Record], targets: _Targets) -> list[str]:
     diverged = sum(record["diverged"] for record in runs)
-    where = f"{point.suite} ({point.size}), {point}"
+    where = f"{point.part}, {point}"
     if diverged == len(runs):
         return [f"{where}: every run of the reference {reference} diverged; no scores, no speed-ups there."]
     notes = []
@@ -244,7 +243,7 @@ def _measure_cell(
         scores=_scores(runs, "final_loss", targets.guessing, targets.final_loss),
         validation_scores=_scores(runs, "validation_loss", targets.guessing, targets.validation_loss),
         speed_ups=_speed_ups(runs, targets),
-        step_ratio=_ratio(_step_seconds(runs), _step_seconds(adam)),
+        step_ratio=_ratio(_step_seconds(runs), _step_seconds(adam)) if _same_device(runs, adam) else None,
         state_ratio=_ratio(_state_bytes(runs), _state_bytes(adam)),
         at_edge=len(grid) > 2 and runs[0]["learning_rate"] in (min(grid), max(grid)),
     )
@@ -280,6 +279,11 @@ def _speed_ups(runs: Sequence[Record], targets: _Targets) -> tuple[float, ...]:
     return () if None in ups else tuple(ups)
 
 
+def _same_device(*sides: Sequence[Record]) -> bool:
+    """Whether all were computed on one kind of device: times of others are no ratio."""
+    return len({record["device"] for side in sides for record in side}) == 1
+
+
 def _step_seconds(runs: Sequence[Record]) -> float | None:
     return _mean([record["step_seconds"] for record in runs if record["step_seconds"] > 0])
 
@@ -303,6 +307,8 @@ def find_winner(row: Mapping[str, Cell]) -> Winner:
     if len(ranked) == 1:
         return Winner(ranked[0], None, None)
     first, second = finite[ranked[0]], finite[ranked[1]]
+    if first.mean == second.mean:
+        return Winner(ranked[0], ranked[1], False, is_tie=True)
     if first.standard_error is None or second.standard_error is None:
         return Winner(ranked[0], ranked[1], None)
     error = np.hypot(first.standard_error, second.standard_error)
@@ -313,7 +319,7 @@ def _aggregate(
     label: str, cells: Mapping[Point, Mapping[str, Cell]], winners: Mapping[Point, Winner]
 ) -> Aggregate:
     own = {point: row[label] for point, row in cells.items() if label in row}
-    won = [point for point in own if winners[point].label == label]
+    won = [point for point in own if winners[point].label == label and not winners[point].is_tie]
     intervals = {}
     for field, samples in (
         ("score", [cell.scores for cell in own.values()]),

@@ -42,7 +42,7 @@ def _is_number(value: Any) -> bool:
 
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
-    "whole number": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    "whole number": lambda value: isinstance(value, int) and _is_number(value) and value >= 0,
     "number": _is_number,
     "number or string": lambda value: _is_number(value) or isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
@@ -106,6 +106,12 @@ class Point(NamedTuple):
     series: str  # the base task of which one property is varied
     axis: str  # which: "width", "depth", "num_steps" or "task"
     value: float | str
+    suite_changes: str = ""  # what is not as the suite defines it
+
+    @property
+    def part(self) -> str:
+        """The comparison that it belongs to, as in "wide (cpu)" or "wide (cpu, changed: num_steps=10)"."""
+        return part_name(self.suite, self.size, self.suite_changes)
 
     def __str__(self) -> str:
         """As in "mlp-d3_digits at width 128"; of an axis of tasks the task alone."""
@@ -128,7 +134,12 @@ class Point(NamedTuple):
     def order(self) -> tuple:
         """What points are sorted by."""
         number = math.inf if isinstance(self.value, str) else self.value
-        return (self.suite, self.size, self.series, self.axis, number, str(self.value))
+        return (self.suite, self.size, self.suite_changes, self.series, self.axis, number, str(self.value))
+
+
+def part_name(suite: str, size: str, changes: str) -> str:
+    """What a comparison is called; trials with a changed suite are one of their own."""
+    return f"{suite} ({size}, changed: {changes})" if changes else f"{suite} ({size})"
 
 
 class File(NamedTuple):
@@ -234,6 +245,7 @@ def parse_line(line: bytes | str) -> Record:
     record["losses"] = _curve(record["losses"])
     if record["purpose"] not in PURPOSES:
         raise InputError(f"purpose is {_shown(record['purpose'])}, wanted {' or '.join(PURPOSES)}")
+    record["device"] = record["device"] or str(record["versions"].get("device", ""))
     if record["num_steps"] < 1:
         raise InputError("num_steps is 0, wanted at least 1")
     if record["diverged"]:
@@ -324,7 +336,7 @@ def _group(records: Iterable[Record]) -> tuple[dict[Point, dict[str, tuple[Recor
 
 _DECIDING = (
     *("optimizer_config", "learning_rate", "parametrization", "num_steps", "batch_size", "data_digest"),
-    *("jax_version", "software", "suite_changes"),
+    *("jax_version", "software", "platform", "device"),
 )
 
 
@@ -339,22 +351,22 @@ _ALIKE = {
     "data_digest": "data",
     "unit": "units of the loss",
     "device": "devices",
-    "suite_changes": "changes of the suite",
+    "software": "software",
 }
 
 
 def _mixtures(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
     """What is put together here but was not run alike."""
     notes = []
-    parts = sorted({(point.suite, point.size) for point in cells})
+    parts = sorted({point.part for point in cells})
     if len(parts) > 1:
-        named = ", ".join(f"{suite} ({size})" for suite, size in parts)
-        notes.append(f"Several suites or sizes: {named}. Each is aggregated for itself.")
+        notes.append(f"Several suites or sizes: {', '.join(parts)}. Each is aggregated for itself.")
     for field, words in _ALIKE.items():
         places = [
             str(point)
             for point, row in cells.items()
-            if len({record[field] for runs in row.values() for record in runs}) > 1
+            if len({json.dumps(record[field], sort_keys=True) for runs in row.values() for record in runs})
+            > 1
         ]
         if places:
             notes.append(f"Runs with different {words} are compared: {_listed('place', places)}.")
@@ -366,19 +378,23 @@ def _mixtures(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str
     return [*notes, *(f"{label} stands for different thetas at different places." for label in mixed)]
 
 
+_FEWEST = {"cpu": 3, "gpu": 5}
+"""Seeds that a size has at least, to be believed."""
+
+
 def _gaps(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
     """The seeds and the optimizers that are missing."""
     labels, seeds = defaultdict(dict), defaultdict(set)
     for point, row in cells.items():
         for label, runs in row.items():
-            labels[point.suite, point.size][label] = True
-            seeds[point.suite, point.size].update(record["seed"] for record in runs)
+            labels[point.part][label] = True
+            seeds[point.part].update(record["seed"] for record in runs)
     notes = []
     for point, row in cells.items():
-        part = point.suite, point.size
+        part = point.part
         for label in labels[part]:
             if label not in row:
-                notes.append(f"{point.suite} ({point.size}): {label} has no runs for {point}.")
+                notes.append(f"{part}: {label} has no runs for {point}.")
                 continue
             have = {record["seed"] for record in row[label]}
             wanted = max(record["num_seeds"] for record in row[label])
@@ -386,5 +402,13 @@ def _gaps(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
                 missing = sorted(seeds[part] - have)[: wanted - len(have)]
                 which = f" (missing: {_listed('seed', missing)})" if missing else ""
                 found = f"{label} has {len(have)} of {wanted} seeds for {point}{which}"
-                notes.append(f"{point.suite} ({point.size}): {found}.")
-    return notes
+                notes.append(f"{part}: {found}.")
+    few = {
+        point.part: _FEWEST[point.size]
+        for point, row in cells.items()
+        if any(run["num_seeds"] < _FEWEST.get(point.size, 0) for runs in row.values() for run in runs)
+    }
+    return [
+        *notes,
+        *(f"{part}: results of fewer seeds than the {wanted} of this size." for part, wanted in few.items()),
+    ]

@@ -50,7 +50,6 @@ class Task:
     mup: MuP  # `mulo.mup.STANDARD` in SP
     guessing_loss: float  # of a network that has learned nothing, as in `eval_tasks.objectives`
     draw_batch: DrawBatch = draw_batch
-    roles: MuP = STANDARD  # what each weight is, in SP too; `STANDARD` where that is not known
     # What follows need not be given by a task without running averages.
     init_state: Callable[[], Any] = dict  # -> state: running averages before training
     # params, state, key, batch -> loss, state after this step
@@ -109,16 +108,22 @@ def make_task(
         raise InputError(f"Task {parts} was given the data set {source.name!r}; wanted {parts.data_set!r}.")
     base = parts if base_width is None else dataclasses.replace(parts, width=base_width)
     objective = OBJECTIVES[MODELS[parts.model].objective]
-    roles = _infer_mup(parts, base, source)
     return Task(
         name=str(parts),
         parametrization=parametrization,
         source=source,
-        mup=roles if parametrization == "mup" else STANDARD,
-        roles=roles,
+        mup=_infer_mup(parts, base, source) if parametrization == "mup" else STANDARD,
         guessing_loss=objective.guessing_loss(source),
         **_functions(_make_model(parts, parametrization, source), objective, objective.example(source)),
     )
+
+
+def infer_roles(task: Task) -> MuP:
+    """What each weight of a task's network is, in SP too; of a task of another package what its muP says."""
+    if is_plugin_task(task.name):
+        return task.mup
+    parts = parse_task_name(task.name)
+    return _infer_mup(parts, parts, task.source)
 
 
 def _make_plugin_task(name: str, parametrization: str) -> Task:

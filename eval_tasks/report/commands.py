@@ -25,7 +25,8 @@ def report(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--reference",
         metavar="LABEL",
-        help="optimizer that scores and speed-ups are relative to (default: muadamw, else adamw)",
+        help="optimizer that scores and speed-ups are relative to (default: adamw-oracle, else muadamw, else "
+        "adamw)",
     )
     parser.add_argument(
         "--out", type=Path, help="folder of the report (default: report, beside the first file)"

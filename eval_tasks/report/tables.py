@@ -78,7 +78,7 @@ def winner_table(part: Part) -> Table:
         clear = {True: "yes", False: "no", None: "not known"}[winner.is_clear]
         rows.append([
             Value(str(point)),
-            Value(winner.label or "all diverged"),
+            Value("a tie" if winner.is_tie else winner.label or "all diverged"),
             Value(winner.second or "–"),
             _estimate(first),
             _estimate(second),
@@ -86,8 +86,8 @@ def winner_table(part: Part) -> Table:
             Value(clear, {"yes": 2, "no": 1, "not known": 0}[clear]),
         ])  # fmt: skip
     about = (
-        "By mean final training loss; an optimizer with a diverged run cannot win. Clear: the lead is more "
-        "than two standard errors of it."
+        "By mean final training loss; an optimizer with a diverged run cannot win, and an oracle, tuned at "
+        "each task, only where there is nothing else. Clear: the lead is more than two standard errors of it."
     )
     return Table("winners", f"{part.title}: winners", about, columns, rows, text_columns=(0, 1, 2))
 

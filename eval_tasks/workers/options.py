@@ -31,7 +31,7 @@ class ClusterOptions:
                 flag = name.replace("_", "-")
                 raise InputError(f"--{flag} is {getattr(self, name)}; wanted at least {max(low, 1)}.")
         if not self.num_workers:
-            raise InputError("--address needs --gpus N or --workers N: how many workers are wanted.")
+            raise InputError("No workers are asked for; wanted --gpus N or --workers N with N of at least 1.")
         if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
             raise InputError(
                 f"--min-workers is {self.min_workers}; wanted 1 to {self.num_workers}, the workers asked for."

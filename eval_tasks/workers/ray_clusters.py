@@ -88,8 +88,8 @@ def _check_found(options: ClusterOptions, found: float) -> None:
     least = f", with at least {options.min_workers} workers" if options.min_workers else ""
     raise InputError(
         f"--{what.lower()}s {options.gpus}".replace("--cpus 0", f"--workers {options.workers}")
-        + f"{least}: found {int(found)} free {what}{'s' * (int(found) != 1)} at {where}. Ask for as many, or "
-        "give --min-workers to begin with less."
+        + f"{least}: found {int(found)} free {what}{'s' * (int(found) != 1)} at {where}. "
+        + ("Ask for as many, or give --min-workers to begin with less." if found >= 1 else "Leave it out.")
     )
 
 

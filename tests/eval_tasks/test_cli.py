@@ -77,6 +77,8 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
         ("--suite wide --optimizer no-such", "no-such"),
         ("--suite wide --optimizer adamw --data-set digitz", "Did you mean 'digits'?"),
         ("--suite wide", "the following arguments are required: --optimizer"),
+        ("wide", "A suite is given as --suite wide, with --optimizer beside it."),
+        ("--suite wide --optimizer adamw --workers 0", "No workers are asked for; wanted --gpus N or --work"),
         ("--optimizer adamw", "the following arguments are required: --suite"),
         ("--suite wide --size small --optimizer adamw", "No size of a suite is called 'small'"),
         ("--suite wide --optimizer mulo-quick@cosin", "Did you mean 'cosine'?"),

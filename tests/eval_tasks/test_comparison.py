@@ -127,6 +127,21 @@ def test_what_b_lacks_or_ran_otherwise_is_said_and_does_not_pass(files, capsys):
         capsys.readouterr()
 
 
+def test_missing_seeds_and_other_devices_are_said(files, capsys):
+    a = runs([1.0, 1.01, 1.02])
+    b = runs([0.8, 0.81], tag="b", versions={"device": "H100"})
+    assert main(["compare", *map(str, files(a, b))]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "A and B differ in device" in said
+    assert "seeds of A are not in B at 1 of 1 tasks" in said
+
+
+def test_why_nothing_can_be_compared_is_said(files, capsys):
+    paths = files(runs([1.0, 1.01]), runs([0.8, 0.81], tag="b", num_steps=1000))
+    assert main(["compare", *map(str, paths)]) == 2
+    assert "A and B differ in num_steps" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -27,6 +27,8 @@ from mulo.errors import InputError
 from tests.closeness import assert_trees_close
 from tests.descriptors import SMALL_FC_H4
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
 
 def test_choice_of_a_learning_rate():
     assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == (0.2, False)
@@ -120,7 +122,6 @@ def suite_of(*series, num_seeds=1):
     return Suite(name="mine", size="smoke", series=series, num_seeds=num_seeds, num_tuning_seeds=1)
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
     series = series_of("autoencoder-w4-d1_digits", 4)
     suite = suite_of(series)
@@ -130,6 +131,7 @@ def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(
     record = json.loads(line)
     assert record["validation_accuracy"] is None
     assert not record["diverged"]
+    # Three steps from zero outputs: the variance of the validation images, near that of the training ones.
     assert record["validation_loss"] == pytest.approx(1.0, rel=0.2)
     text = io.StringIO()
     print_tables(results, suite, text)
@@ -146,7 +148,6 @@ def evaluate(folder, suite, *sources):
     return results, [json.loads(line) for line in store.path.read_text().splitlines()], done
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_path):
     series = series_of("mlp-w4-d1_digits", 4)
     both = ("sgd", "sgd-oracle")  # at the base they are tuned alike
@@ -165,7 +166,6 @@ def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_pa
     assert all(advance.found for advance in done)
 
 
-@pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_trains(name):
     """At a middling rate of its grid."""
@@ -176,6 +176,7 @@ def test_every_family_trains(name):
     setting = contender.make_setting([contender.learning_rate])
     outcome = program(task.source, setting, jax.random.split(jax.random.key(0), 1))
     first, last = outcome.losses[0, 0], outcome.losses[0, -5:].mean()
+    # Loose: the optimizers differ, and 60 steps are few; one that is wired wrongly stands still or diverges.
     assert last < 0.9 * first
     assert outcome.validation_loss[0] < 0.95 * first
 
@@ -189,13 +190,12 @@ def test_muon_is_for_the_weights_inside_and_adam_for_the_rest():
     # All singular values of a step alike; consistent_rms: those of 0.2 in its root mean square.
     kernel = np.reshape(updates["convnet/conv_1"]["w"], (72, 8))
     values = np.linalg.svd(kernel, compute_uv=False)
-    assert values.max() / values.min() < 2
+    assert values.max() / values.min() < 2  # five Newton-Schulz iterations are not exact
     assert np.sqrt(np.mean(kernel**2)) == pytest.approx(0.1 * 0.2, rel=0.25)
     momenta = jax.tree.leaves(state.inner_states["muon"])
     assert sorted(x.shape for x in momenta if x.ndim > 1) == [(3, 3, 8, 8)]
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_variants_of_a_learned_optimizer(tmp_path):
     """A schedule multiplies the step; weight decay is decoupled and follows the schedule."""
     path = tmp_path / "mine.mulo"
@@ -241,7 +241,6 @@ def wrong():
 """
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_optimizers_of_others(tmp_path, monkeypatch):
     (tmp_path / "outsiders.py").write_text(PLUGIN)
     monkeypatch.chdir(tmp_path)
@@ -306,7 +305,6 @@ def test_errors_of_others_are_one_line_before_anything_is_run(tmp_path, monkeypa
         make_contenders(["unreadable:make"])
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_a_diverged_run_is_a_result(tmp_path, capsys):
     suite = suite_of(series_of("mlp-w4-d2_digits", 4, num_steps=30), num_seeds=2)
     results, lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
@@ -317,7 +315,6 @@ def test_a_diverged_run_is_a_result(tmp_path, capsys):
     assert "diverged" in capsys.readouterr().out
 
 
-@pytest.mark.usefixtures("standard_promotion")
 def test_tuning_and_evaluation_use_other_keys(tmp_path):
     series = series_of("mlp-w4-d1_digits", 4)
     _, lines, _ = evaluate(tmp_path, suite_of(series), "sgd")

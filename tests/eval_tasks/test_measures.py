@@ -15,6 +15,7 @@ from eval_tasks.aggregates import (
     task_interval,
 )
 from eval_tasks.measures import TuningCost, measure
+from eval_tasks.report.tables import winner_table
 from eval_tasks.results import read_results
 from mulo.errors import InputError
 from tests.eval_tasks.synthetic import make_record, make_suite, write
@@ -70,7 +71,7 @@ def test_an_optimizer_is_as_fast_as_itself_whatever_the_noise(shape):
         references = [draw() for _ in range(3)]
         target = float(np.mean([reference["values"][-2:] for reference in references]))
         ups.append(speed_up(draw(), target, references, target, 1000))
-    assert np.median(ups) == pytest.approx(1.0, abs=0.1)
+    assert np.median(ups) == pytest.approx(1.0, abs=0.1)  # read otherwise it was 1.2 to 1.8
 
 
 def test_score():
@@ -132,7 +133,7 @@ def test_one_task(tmp_path):
     assert row["new"].speed_ups == pytest.approx([91 / 21, 0.0])
     assert row["new"].step_ratio == pytest.approx(2.0)
     assert row["new"].state_ratio == pytest.approx(2.5)
-    assert next(iter(part.winners.values())) == ("adamw", None, None)
+    assert next(iter(part.winners.values())) == ("adamw", None, None, False)
     aggregate = part.aggregates["new"]
     assert (aggregate.num_won, aggregate.num_diverged, aggregate.num_runs) == (0, 1, 2)
     assert aggregate.score == pytest.approx((0.65, 0.0, 1.3))
@@ -148,7 +149,7 @@ def test_a_win_is_clear_beyond_two_standard_errors(tmp_path, second, is_clear):
         for seed, loss in enumerate(losses)
     ]
     (part,) = measure_records(tmp_path, records)
-    assert next(iter(part.winners.values())) == ("adamw", "b", is_clear)
+    assert next(iter(part.winners.values())) == ("adamw", "b", is_clear, False)
 
 
 def test_the_reference(tmp_path):
@@ -187,6 +188,31 @@ def test_an_oracle_is_no_rival_and_the_first_reference(tmp_path):
     (part,) = measure_records(tmp_path, records)
     assert part.reference == "adamw-oracle"
     assert next(iter(part.winners.values()))[:2] == ("a", "b")
+
+
+def test_a_tie_is_won_by_nobody(tmp_path):
+    records = [make_record(optimizer=label, num_seeds=1, final_loss=0.5) for label in ("a", "b")]
+    (part,) = measure_records(tmp_path, records)
+    assert next(iter(part.winners.values())) == ("a", "b", False, True)
+    assert [part.aggregates[label].num_won for label in "ab"] == [0, 0]
+    assert winner_table(part).rows[0][1].text == "a tie"
+
+
+def test_a_trial_with_a_changed_suite_does_not_replace_the_suite(tmp_path):
+    whole = [make_record(seed=seed, key=f"a{seed}") for seed in range(3)]
+    trial = make_record(suite_changes="num_steps=10", num_seeds=1, key="b", num_steps=10, final_loss=2.0)
+    parts = measure_records(tmp_path, [*whole, trial])
+    assert [part.title for part in parts] == ["wide (cpu)", "wide (cpu, changed: num_steps=10)"]
+    assert [len(next(iter(part.cells.values()))["adamw"].records) for part in parts] == [3, 1]
+
+
+def test_times_of_unlike_devices_are_no_ratio(tmp_path):
+    fast = {"versions": {"device": "H100"}, "step_seconds": 1e-4}
+    records = [make_record(num_seeds=1), make_record(num_seeds=1, optimizer="b", **fast)]
+    (part,) = measure_records(tmp_path, records)
+    assert part.aggregates["b"].step_ratio is None
+    assert part.aggregates["adamw"].step_ratio == 1.0
+    assert part.aggregates["b"].state_ratio == 1.0
 
 
 def test_tuning_cost_counts_a_shared_run_once(tmp_path):

@@ -94,15 +94,15 @@ def test_the_good_part_is_kept_and_every_gap_is_named(tmp_path):
 
 
 def test_many_bad_lines_are_one_note(tmp_path):
-    path = write(tmp_path / "a.jsonl", [*[{"schema": 1}] * 9, make_record(num_seeds=1)])
+    path = write(tmp_path / "a.jsonl", [*[{"schema": 1}] * 9, make_record(size="smoke", num_seeds=1)])
     (note,) = read_results([path]).notes
     assert note == f"{path}: lines 1, 2, 3, 4, 5, 6 and 3 more left out: schema 1, wanted 2."
 
 
 def test_the_same_run_twice_counts_once_and_another_under_its_label_is_named(tmp_path):
-    first = write(tmp_path / "a.jsonl", [make_record(num_seeds=1)] * 2)
-    same = write(tmp_path / "b.jsonl", [make_record(num_seeds=1)])
-    other = write(tmp_path / "c.jsonl", [make_record(num_seeds=1, key="other", final_loss=0.1)])
+    first = write(tmp_path / "a.jsonl", [make_record(size="smoke", num_seeds=1)] * 2)
+    same = write(tmp_path / "b.jsonl", [make_record(size="smoke", num_seeds=1)])
+    other = write(tmp_path / "c.jsonl", [make_record(size="smoke", num_seeds=1, key="other", final_loss=0.1)])
     assert read_results([first, same]).notes == ()
     found = read_results([first, other])
     assert [run["final_loss"] for run in next(iter(found.cells.values()))["adamw"]] == [0.1]
@@ -119,11 +119,17 @@ def test_a_mean_is_over_runs_of_one_setting_the_last_one(tmp_path):
     assert found.notes[0].startswith("adamw: 3 runs left out")
 
 
-def test_a_number_beyond_any_float_is_a_bad_line(tmp_path):
-    found = read_results(
-        [write(tmp_path / "a.jsonl", [make_record(num_seeds=1), make_record(value=10**400)])]
-    )
-    assert len(found.notes) == 1 and "line 2" in found.notes[0]
+@pytest.mark.parametrize("field", ["value", "state_bytes"])
+def test_a_number_beyond_any_float_is_a_bad_line(tmp_path, field):
+    records = [make_record(seed=seed, key=f"{seed}") for seed in range(3)]
+    found = read_results([write(tmp_path / "a.jsonl", [*records, make_record(**{field: 10**400})])])
+    (note,) = found.notes
+    assert "line 4" in note and field in note
+
+
+def test_fewer_seeds_than_a_size_asks_for_are_said(tmp_path):
+    (note,) = read_results([write(tmp_path / "a.jsonl", [make_record(num_seeds=1)])]).notes
+    assert note == "wide (cpu): results of fewer seeds than the 3 of this size."
 
 
 def test_what_was_not_run_alike_is_named(tmp_path):
@@ -139,7 +145,7 @@ def test_what_was_not_run_alike_is_named(tmp_path):
 
 def test_a_label_that_stands_for_two_thetas_is_named(tmp_path):
     records = [
-        make_record(num_seeds=1, value=value, optimizer_config={"theta": digest})
+        make_record(size="smoke", num_seeds=1, value=value, optimizer_config={"theta": digest})
         for value, digest in ((32, "a"), (64, "b"))
     ]
     notes = read_results([write(tmp_path / "a.jsonl", records)]).notes

@@ -10,7 +10,7 @@ import pytest
 
 from eval_tasks.cli import main
 
-pytest.importorskip("ray")
+pytest.importorskip("ray", reason="workers need Ray: mulo[ray]")
 TINY = (
     *("--suite", "wide", "--base-width", "2", "--depth", "1", "--num-steps", "4", "--batch-size", "4"),
     *("--num-seeds", "2", "--num-tuning-seeds", "1", "--optimizer", "mulo-quick", "--optimizer", "sgd"),
@@ -51,7 +51,7 @@ def test_workers_give_the_results_of_one_process(tmp_path, capsys):
 
 @pytest.mark.fault
 def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
-    psutil = pytest.importorskip("psutil")
+    psutil = pytest.importorskip("psutil", reason="finds the worker to kill; comes with Ray")
     with start(tmp_path / "two", tmp_path, "--workers", "2") as process:
         deadline = time.monotonic() + 120
         while True:

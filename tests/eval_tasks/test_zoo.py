@@ -143,7 +143,7 @@ def test_training_begins_at_guessing_and_learns(row):
     first, last = np.mean(outcome.losses[:, 0]), np.mean(outcome.losses[:, -5:])
     # The output is zero; of a squared error the batch still varies.
     np.testing.assert_allclose(first, task.guessing_loss, rtol=1e-5 if row.has_accuracy else 0.1)
-    assert last < 0.95 * first
+    assert last < 0.95 * first  # loose: 100 steps at one rate for all models, the convolutions the slowest
     assert np.all(outcome.losses[0, 1:] != outcome.losses[1, 1:])  # two seeds
     accuracy = np.mean(outcome.validation_accuracy)
     assert np.isfinite(accuracy) == (task.accuracy is not None) == row.has_accuracy
@@ -160,8 +160,9 @@ def test_sp_begins_near_guessing_and_a_step_downhill_helps(row):
         return loss, task.loss(jax.tree.map(lambda p, g: p - 0.3 * g, params, grads), KEY, batch)
 
     before, after = losses(params)
+    # SP's outputs are not zero but of order one: so near to guessing, and no nearer.
     np.testing.assert_allclose(before, task.guessing_loss, rtol=0.2)
-    assert after < before - 0.005
+    assert after < before - 0.005  # far above rounding; how much one step helps differs between models
 
 
 @EACH_ROW
