@@ -126,7 +126,7 @@ def plain_log_axis(axis: Any, ratio: float) -> None:
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if ratio < 15 else (1.0, 2.0, 5.0)
+    steps = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0) if ratio < 15 else (1.0, 2.0, 5.0) if ratio < 1e4 else (1.0,)
     axis.set_major_locator(LogLocator(base=10, subs=steps))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())

@@ -190,9 +190,13 @@ def _unit(row: Mapping[str, Cell]) -> str:
 
 
 def _scale_losses(axes: Any, values: Sequence[float]) -> None:
-    if values and min(values) > 0 and max(values) / min(values) > _LOG_FROM:
-        axes.set_yscale("log")
-        plain_log_axis(axes.yaxis, max(values) / min(values))
+    """A logarithmic axis where losses span much; one of exactly zero, in float32, is on its lower edge."""
+    positive = [value for value in values if value > 0]
+    if positive and min(values) >= 0 and max(values) / min(positive) > _LOG_FROM:
+        axes.set_yscale("log", nonpositive="clip")
+        if len(positive) < len(values):
+            axes.set_ylim(bottom=min(positive) / 2)
+        plain_log_axis(axes.yaxis, max(values) / min(positive))
 
 
 def _draw_curves(axes: Any, part: Part, point: Point, styles: Styles) -> None:
@@ -241,7 +245,8 @@ def _limit_curves(
     if not shown or not math.isfinite(top):
         return math.inf
     _scale_losses(axes, shown)
-    low = min(shown) / 1.08 if axes.get_yscale() == "log" else min(shown) - 0.05 * (top - min(shown))
+    is_log = axes.get_yscale() == "log"
+    low = min(v for v in shown if v > 0) / 1.08 if is_log else min(shown) - 0.05 * (top - min(shown))
     if top > low:
         axes.set_ylim(low, top)
     return top

@@ -10,7 +10,9 @@ import pytest
 
 from eval_tasks.cli import main
 from eval_tasks.measures import measure
+from eval_tasks.report.canvas import new_figure, style
 from eval_tasks.report.markup import Markup, element
+from eval_tasks.report.plots import make_panels
 from eval_tasks.report.tables import aggregate_table, results_csv, winner_table
 from eval_tasks.report.terminal import print_report
 from eval_tasks.report.write import write_report
@@ -111,6 +113,27 @@ def test_csv_has_every_cell_in_full(written):
     assert one["seeds"] == "0 1 2"
     diverged = next(r for r in rows if r["optimizer"] == "sp-small" and r["value"] == "512")
     assert (diverged["final_loss"], diverged["num_diverged"]) == ("", "3")
+
+
+def test_a_loss_of_zero_leaves_the_axes_logarithmic(tmp_path):
+    """Of float32, where a network fits its batch; the others span orders of magnitude."""
+    zero = {"steps": [0, 50, 99], "values": [2.3, 1e-4, 0.0]}
+    records = [
+        make_record(seed=seed, value=value, key=f"{seed} {value}", final_loss=loss, losses=zero)
+        for value in (32, 64)
+        for seed, loss in enumerate((0.0, 1e-6, 0.1))
+    ]
+    results = read_results([write(tmp_path / "a.jsonl", records)])
+    (part,) = measure(results)
+    scales = {}
+    for panel in make_panels(part, {"adamw": style(0)}):
+        if panel.kind in ("loss", "curves"):
+            axes = new_figure(4, 3).subplots()
+            panel.draw(axes)
+            scales[panel.title] = axes.get_yscale(), axes.get_ylim()[0] > 0
+    assert len(scales) >= 3
+    validation = next(title for title in scales if "validation" in title)
+    assert {title for title, found in scales.items() if found != ("log", True)} == {validation}
 
 
 def test_a_label_is_no_formula_for_a_spreadsheet(tmp_path):
