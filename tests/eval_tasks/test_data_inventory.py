@@ -110,7 +110,8 @@ def test_a_python_without_its_reference_is_listed(monkeypatch):
     ("words", "message"),
     [
         ("dat", "No command is called 'dat'. Did you mean 'data'?"),
-        ("wide", "No command is called 'wide'."),
+        ("wide", "A suite is given as --suite wide, with --optimizer beside it."),
+        ("broad", "No command is called 'broad'."),
         ("data --folder x", "unrecognized arguments: --folder x. See mulo-eval data --help."),
     ],
 )
