@@ -25,9 +25,7 @@ from mulo.optimizers._accumulators import (
     init_accumulators,
 )
 from mulo.optimizers._features import (
-    COL_ROWS,
-    ELEMENT_ROWS,
-    ROW_ROWS,
+    SMALL_FC_FEATURES,
     element_features,
     inverse_rms,
     make_ingredients,
@@ -253,7 +251,8 @@ def _recorded_layout(decays: Decays, grads: jax.Array, param: jax.Array) -> jax.
     ingredients, along_axes = make_ingredients(accumulators, grads[-1], param)
     features = [*element_features(ingredients), *along_axes.row, *along_axes.col]
     normalised = [jnp.broadcast_to(f * inverse_rms(mean_squares_of([f])[0]), param.shape) for f in features]
-    order = np.argsort([*ELEMENT_ROWS, *ROW_ROWS, *COL_ROWS])
+    rows = SMALL_FC_FEATURES
+    order = np.argsort([*rows.element_rows, *rows.row_rows, *rows.col_rows])
     return jnp.stack([normalised[index] for index in order], axis=-1)
 
 

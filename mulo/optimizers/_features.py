@@ -1,8 +1,8 @@
-"""Inputs of the per-parameter network: 28 features per parameter and 11 of the step count.
+"""Inputs of the per-parameter networks: SmallFC's 28 features of each parameter, VeLO's 30, and the time.
 
-Metz et al. 2022 (arXiv 2203.11860), as implemented by its authors. Each feature of a tensor is divided by
-its root mean square over the tensor; time features are not. Features of the rows and of the columns
-are constant along an axis and stay that small, with length 1 along it. The features are separate
+Metz et al. 2022 (arXiv 2203.11860, 2211.09760), as implemented by their authors. Each feature of a
+tensor is divided by its root mean square over the tensor; time features are not. Features of the rows and
+of the columns are constant along an axis and stay that small, with length 1 along it. They are separate
 arrays, never one array of all: XLA then computes each where it is used.
 """
 
@@ -17,16 +17,42 @@ import numpy as np
 from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks, is_sharded
 
-NUM_FEATURES = 28
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 """Inner steps at which the time features cross zero."""
 
-ELEMENT_ROWS = (0, 10, 11, 12, 2, 25, 3, 26, 4, 27, 1, 5, 6, 7, 8, 9)
-"""Rows of the first layer's weights that belong to `element_features`, in its order."""
-NUM_ELEMENT_FEATURES = len(ELEMENT_ROWS)
-_PARAM_ROW = 1
-ROW_ROWS = (13, 14, 15, 19, 20, 21)
-COL_ROWS = (16, 17, 18, 22, 23, 24)
+
+class FeatureSet(NamedTuple):
+    """What a network looks at: which rows of its first layer's weights read which feature, and constants."""
+
+    element_rows: tuple[int, ...]  # those of `element_features`, in its order
+    row_rows: tuple[int, ...]  # those of `AxisFeatures.row`
+    col_rows: tuple[int, ...]  # those of `AxisFeatures.col`
+    vector_epsilon: float  # in the factor on the momenta of tensors of rank 0 and 1
+    gradient_bound: float | None  # of the bounded gradient, which VeLO sees too
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return len(self.element_rows) + len(self.row_rows) + len(self.col_rows)
+
+
+SMALL_FC_FEATURES = FeatureSet(
+    element_rows=(0, 10, 11, 12, 2, 25, 3, 26, 4, 27, 1, 5, 6, 7, 8, 9),
+    row_rows=(13, 14, 15, 19, 20, 21),
+    col_rows=(16, 17, 18, 22, 23, 24),
+    vector_epsilon=1e-6,
+    gradient_bound=None,
+)
+VELO_FEATURES = FeatureSet(
+    element_rows=(0, 11, 12, 13, 3, 27, 4, 28, 5, 29, 2, 6, 7, 8, 9, 10, 1, 14),
+    row_rows=(15, 16, 17, 21, 22, 23),
+    col_rows=(18, 19, 20, 24, 25, 26),
+    vector_epsilon=0.0,
+    gradient_bound=0.1,
+)
+_NUM_SCALED = 10
+"""The first so many of `element_features` are gradient and momenta, as they are and scaled by factors."""
+_PARAM_POSITION = 10
 
 
 CPU_BLOCK_SIZE = 65536
@@ -51,6 +77,8 @@ class Ingredients(NamedTuple):
     momentum_factors: tuple[tuple[jax.Array, jax.Array], ...]
     # [1, ...]: what gradients are multiplied with before the features are made; `None` for 1.
     gradient_scale: jax.Array | None
+    # [1, ...]: bound of the gradient as a further feature; `None` where there is no such feature.
+    gradient_bound: jax.Array | None
 
 
 class AxisFeatures(NamedTuple):
@@ -65,7 +93,12 @@ def _safe_rsqrt(x: jax.Array) -> jax.Array:
 
 
 def make_ingredients(
-    accumulators: Accumulators, grad: jax.Array, param: jax.Array, *, scale_free: bool = False
+    accumulators: Accumulators,
+    grad: jax.Array,
+    param: jax.Array,
+    *,
+    features: FeatureSet = SMALL_FC_FEATURES,
+    scale_free: bool = False,
 ) -> tuple[Ingredients, AxisFeatures]:
     """What the features of one tensor are made of, and those that are constant along an axis.
 
@@ -73,6 +106,7 @@ def make_ingredients(
       accumulators: of this tensor, updated with `grad`.
       grad: [*shape], float32.
       param: [*shape], float32, before the step.
+      features: which features there are.
       scale_free: the features are those of the gradients over s, the root of the mean of the second moment
         over the tensor: gradient and momenta over s, second moments (rows and columns too) over s^2.
         Where all gradients were zero s is 1.
@@ -87,7 +121,7 @@ def make_ingredients(
         one = jnp.ones((1,) * grad.ndim, jnp.float32)
         grad_factors = tuple((_safe_rsqrt(row + 1e-9), one) for row in rows)
         # The reference's form for rank 0 and 1.
-        momentum_factors = tuple(((row + 1e-6) ** -0.5, one) for row in rows)
+        momentum_factors = tuple(((row + features.vector_epsilon) ** -0.5, one) for row in rows)
         cols = rows  # of rank 0 and 1 the factored second moment has one set of vectors
     else:
         d1, d0 = axes
@@ -105,6 +139,9 @@ def make_ingredients(
         grad_factors=grad_factors,
         momentum_factors=momentum_factors,
         gradient_scale=scale,
+        gradient_bound=None
+        if features.gradient_bound is None
+        else jnp.full((1,) * grad.ndim, features.gradient_bound, jnp.float32),
     )
     return ingredients, AxisFeatures(
         row=(*rows, *(jax.lax.rsqrt(row + 1e-8) for row in rows)),
@@ -132,12 +169,12 @@ def _rescale(ingredients: Ingredients) -> Ingredients:
 
 
 def element_features(ingredients: Ingredients) -> tuple[jax.Array, ...]:
-    """The 16 features of single parameters, [*shape] each, before they are normalised."""
+    """The features of single parameters, SmallFC's 16 or VeLO's 18, [*shape] each, not normalised."""
     return _make_features(_rescale(ingredients))
 
 
 def _make_features(rescaled: Ingredients) -> tuple[jax.Array, ...]:
-    grad, param, momenta, second_moment, grad_factors, momentum_factors, _ = rescaled
+    grad, param, momenta, second_moment, grad_factors, momentum_factors, _, bound = rescaled
     inverse_root = jax.lax.rsqrt(second_moment + 1e-6)
     scaled = zip(momenta, momentum_factors, strict=True)
     return (
@@ -148,6 +185,7 @@ def _make_features(rescaled: Ingredients) -> tuple[jax.Array, ...]:
         second_moment,
         *(momentum * inverse_root for momentum in momenta),
         inverse_root,
+        *(() if bound is None else (jnp.clip(grad, -bound, bound), grad * inverse_root)),
     )
 
 
@@ -157,11 +195,12 @@ def inverse_rms(mean_square: jax.Array, epsilon: float | np.ndarray = 1e-5) -> j
 
 
 def element_scales(ingredients: Ingredients) -> jax.Array:
-    """What each of `element_features` is multiplied with to be normalised, [16]."""
-    epsilons = np.full(NUM_ELEMENT_FEATURES, 1e-5, np.float32)
+    """What each of `element_features` is multiplied with to be normalised, [E]."""
+    squares = mean_squares(ingredients)
+    epsilons = np.full(squares.shape, 1e-5, np.float32)
     if ingredients.gradient_scale is not None:
-        epsilons[ELEMENT_ROWS.index(_PARAM_ROW)] = 1e-30  # that of the parameters has no part in their scale
-    return inverse_rms(mean_squares(ingredients), epsilons)
+        epsilons[_PARAM_POSITION] = 1e-30  # that of the parameters has no part in their scale
+    return inverse_rms(squares, epsilons)
 
 
 def mean_squares_of(features: Sequence[jax.Array]) -> jax.Array:
@@ -180,7 +219,7 @@ def _sum_square(x: jax.Array, ndim: int) -> jax.Array:
 
 
 def mean_squares(ingredients: Ingredients) -> jax.Array:
-    """Mean square of each of `element_features` over the tensor, [16]."""
+    """Mean square of each of `element_features` over the tensor, [E]."""
     shape = ingredients.grad.shape
 
     def add(total: jax.Array, part: Part, put: Put) -> jax.Array:
@@ -188,25 +227,30 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
         return total + _sum_squares(jax.tree.map(part, ingredients), factored_axes(shape))
 
     block_size = choose_block_size(ingredients.grad, on_cpu=CPU_BLOCK_SIZE, elsewhere=ACCELERATOR_BLOCK_SIZE)
-    zeros = jnp.zeros(NUM_ELEMENT_FEATURES, jnp.float32)
+    num_features = len(SMALL_FC_FEATURES.element_rows)
+    if ingredients.gradient_bound is not None:
+        num_features = len(VELO_FEATURES.element_rows)
+    zeros = jnp.zeros(num_features, jnp.float32)
     return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
 
 
-def normalised_scales(ingredients: Ingredients, axis_features: AxisFeatures) -> jax.Array:
-    """Root mean square of each feature over the tensor, before and after it is normalised, [2, 28]."""
-    before, factors = jnp.zeros(NUM_FEATURES), jnp.zeros(NUM_FEATURES)
+def normalised_scales(
+    ingredients: Ingredients, axis_features: AxisFeatures, features: FeatureSet
+) -> jax.Array:
+    """Root mean square of each feature over the tensor, before and after it is normalised, [2, F]."""
+    before, factors = jnp.zeros(features.size), jnp.zeros(features.size)
     squares = mean_squares(ingredients)
-    before = before.at[np.array(ELEMENT_ROWS)].set(jnp.sqrt(squares))
-    factors = factors.at[np.array(ELEMENT_ROWS)].set(element_scales(ingredients))
-    for rows, features in ((ROW_ROWS, axis_features.row), (COL_ROWS, axis_features.col)):
-        squares = mean_squares_of(features)
+    before = before.at[np.array(features.element_rows)].set(jnp.sqrt(squares))
+    factors = factors.at[np.array(features.element_rows)].set(element_scales(ingredients))
+    for rows, arrays in ((features.row_rows, axis_features.row), (features.col_rows, axis_features.col)):
+        squares = mean_squares_of(arrays)
         before = before.at[np.array(rows)].set(jnp.sqrt(squares))
         factors = factors.at[np.array(rows)].set(inverse_rms(squares))
     return jnp.stack([before, before * factors])
 
 
 def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.Array:
-    """Sum of squares of each of `element_features`, [16].
+    """Sum of squares of each of `element_features`, [E].
 
     Those scaled by factors of rows and columns are never formed: the sum of (g r c)^2 is r^2 G c^2, with G
     the matrix of g^2. Of a sharded tensor they are: its matrix products would need to be told how to
@@ -221,7 +265,9 @@ def _sum_squares(ingredients: Ingredients, axes: tuple[int, int] | None) -> jax.
     scaled = [_scaled_sum_squares(features[0], ingredients.grad_factors, axes)]
     for momentum, factors in zip(ingredients.momenta, ingredients.momentum_factors, strict=True):
         scaled.append(_scaled_sum_squares(momentum, (factors,), axes))
-    return jnp.concatenate([*scaled, jnp.stack([_sum_square(feature, ndim) for feature in features[10:]])])
+    return jnp.concatenate(
+        [*scaled, jnp.stack([_sum_square(feature, ndim) for feature in features[_NUM_SCALED:]])]
+    )
 
 
 def _scaled_sum_squares(

@@ -15,12 +15,8 @@ from mulo._types import Theta
 from mulo.optimizers._accumulators import factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks
 from mulo.optimizers._features import (
-    COL_ROWS,
-    ELEMENT_ROWS,
-    NUM_FEATURES,
-    ROW_ROWS,
-    TIME_SCALES,
     AxisFeatures,
+    FeatureSet,
     Ingredients,
     element_features,
     element_scales,
@@ -28,8 +24,6 @@ from mulo.optimizers._features import (
     mean_squares_of,
     stack,
 )
-
-NUM_INPUTS = NUM_FEATURES + len(TIME_SCALES)
 
 MAX_UNROLLED = 16
 """Networks of at most so many hidden units are written out; larger ones would compile for seconds."""
@@ -41,13 +35,13 @@ ACCELERATOR_BLOCK_SIZE = 1048576
 """The same on a GPU or TPU, where small parts would leave it idle."""
 
 
-def init_mlp(key: jax.Array, hidden_size: int) -> Theta:
-    """Weights `w0 [39, H]`, `w1 [H, H]`, `w2 [H, 2]` and biases `b0 [H]`, `b1 [H]`, `b2 [2]`.
+def init_mlp(key: jax.Array, num_inputs: int, hidden_size: int) -> Theta:
+    """Weights `w0 [I, H]`, `w1 [H, H]`, `w2 [H, 2]` and biases `b0 [H]`, `b1 [H]`, `b2 [2]`.
 
     Weights are normal with standard deviation 1/sqrt(fan_in), cut at two standard deviations
     without correction for the cut; biases are zero.
     """
-    sizes = (NUM_INPUTS, hidden_size, hidden_size, 2)
+    sizes = (num_inputs, hidden_size, hidden_size, 2)
     mlp = {}
     for i, layer_key in enumerate(jax.random.split(key, 3)):
         shape = sizes[i : i + 2]
@@ -61,8 +55,9 @@ def apply_mlp(
     mlp: Theta,
     ingredients: Ingredients,
     axis_features: AxisFeatures,
-    time: jax.Array,
+    time: jax.Array | None,
     *,
+    features: FeatureSet,
     exp_mult: float,
 ) -> jax.Array:
     """Size of a step before its multipliers, direction * exp(exp_mult * magnitude), [*shape].
@@ -75,12 +70,13 @@ def apply_mlp(
       mlp: as from `init_mlp`.
       ingredients: of the tensor.
       axis_features: of the tensor.
-      time: [11].
+      time: [11], read by the rows of the weights after those of the features; `None`: it does not count.
+      features: which rows of the weights read which features.
       exp_mult: how much the magnitude counts.
     """
     w0, ndim = mlp["w0"], ingredients.grad.ndim
-    row_weights, col_weights = w0[np.array(ROW_ROWS)], w0[np.array(COL_ROWS)]
-    bias = _spread(mlp["b0"] + time @ w0[NUM_FEATURES:], ndim)
+    row_weights, col_weights = w0[np.array(features.row_rows)], w0[np.array(features.col_rows)]
+    bias = _spread(mlp["b0"] if time is None else mlp["b0"] + time @ w0[features.size :], ndim)
     if factored_axes(ingredients.grad.shape) is None:
         shares = [bias + _axis_share(row_weights + col_weights, axis_features.row)]
     else:
@@ -92,7 +88,7 @@ def apply_mlp(
     if ingredients.grad.size > CPU_BLOCK_SIZE:
         # Without the barrier XLA would keep the features from their norms until they are used here.
         ingredients = jax.lax.optimization_barrier(ingredients)
-    scaled = {**mlp, "w0": w0[np.array(ELEMENT_ROWS)] * scales[:, None]}
+    scaled = {**mlp, "w0": w0[np.array(features.element_rows)] * scales[:, None]}
     if len(mlp["b1"]) <= MAX_UNROLLED:
         return _apply_unrolled(scaled, ingredients, shares, exp_mult)
     return _apply_blocks(scaled, ingredients, shares, exp_mult)

@@ -37,7 +37,13 @@ from mulo.optimizers._accumulators import (
     bound_gradient,
     init_accumulators,
 )
-from mulo.optimizers._features import make_ingredients, normalised_scales, time_features
+from mulo.optimizers._features import (
+    SMALL_FC_FEATURES,
+    TIME_SCALES,
+    make_ingredients,
+    normalised_scales,
+    time_features,
+)
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 
 _INITIAL_DECAYS = Decays(
@@ -107,7 +113,7 @@ class SmallFC:
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights: the network's, and offsets of zero from the initial decays."""
         return {
-            "mlp": init_mlp(key, self.hidden_size),
+            "mlp": init_mlp(key, SMALL_FC_FEATURES.size + len(TIME_SCALES), self.hidden_size),
             "decays": {
                 field: jnp.zeros(initial.shape, jnp.float32)
                 for field, initial in zip(Decays._fields, _INITIAL_DECAYS, strict=True)
@@ -177,7 +183,9 @@ class SmallFC:
             jnp.asarray(param, jnp.float32),
             scale_free=self.scale_free,
         )
-        step = apply_mlp(mlp, ingredients, axis_features, time, exp_mult=self.exp_mult)
+        step = apply_mlp(
+            mlp, ingredients, axis_features, time, features=SMALL_FC_FEATURES, exp_mult=self.exp_mult
+        )
         return jnp.reshape(step * self.step_mult, shape)
 
 
@@ -211,7 +219,7 @@ def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_
         strict=True,
     )
     return inner.unflatten([
-        normalised_scales(*make_ingredients(kept, grad, param, scale_free=scale_free))
+        normalised_scales(*make_ingredients(kept, grad, param, scale_free=scale_free), SMALL_FC_FEATURES)
         for kept, grad, param in leaves
     ])  # fmt: skip
 
