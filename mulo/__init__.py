@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from mulo.errors import CheckpointError as CheckpointError
     from mulo.errors import InputError as InputError
     from mulo.optimizers.small_fc import SmallFC as SmallFC
+    from mulo.optimizers.velo import MuVeLO as MuVeLO
+    from mulo.optimizers.velo import VeLO as VeLO
 
 _MODULES = {
     "Checkpoint": "mulo.checkpoint_file",
     "CheckpointError": "mulo.errors",
     "InputError": "mulo.errors",
+    "MuVeLO": "mulo.optimizers.velo",
     "OptimizerState": "mulo._stateful",
     "SmallFC": "mulo.optimizers.small_fc",
+    "VeLO": "mulo.optimizers.velo",
     "apply": "mulo._stateful",
     "init": "mulo._stateful",
     "load": "mulo.checkpoint_file",

@@ -17,6 +17,7 @@ from mulo.checkpoint_file import Checkpoint, load
 from mulo.errors import InputError
 from mulo.mup import STANDARD, MuP
 from mulo.mup.forms import step_in_mup_form, to_mup_form
+from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -167,10 +168,7 @@ def check_num_steps(learned: LearnedOptimizer, num_steps: int | None) -> None:
     """
     if num_steps is None:
         if getattr(learned, "needs_num_steps", False):
-            raise InputError(
-                f"The learned optimizer {learned.name!r} needs num_steps, the number of updates that the "
-                "training run will make: pass num_steps=1000 for a run of 1000."
-            )
+            raise missing_num_steps(learned.name)
         return
     # optax.inject_hyperparams turns numbers into arrays, whose values cannot be looked at.
     if isinstance(num_steps, jax.Array):

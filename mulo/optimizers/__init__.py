@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 OPTIMIZERS: Mapping[str, tuple[str, str]] = {
     "small_fc": ("mulo.optimizers.small_fc", "SmallFC"),
+    "velo": ("mulo.optimizers.velo", "VeLO"),
+    "muvelo": ("mulo.optimizers.velo", "MuVeLO"),
 }
 
 

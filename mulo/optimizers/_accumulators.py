@@ -36,6 +36,17 @@ class Accumulators(NamedTuple):
     cols: tuple[PyTree, ...]  # three: mean of g^2 over the second largest axis d1; rank 0 and 1: one unused 0
 
 
+STRUCTURE = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
+"""Of the statistics of one tensor, to take a state apart with."""
+
+INITIAL_DECAYS = Decays(
+    momentum=np.float32([0.9, 0.99, 0.999]),
+    second_moment=np.float32([0.999]),
+    factored=np.float32([0.9, 0.99, 0.999]),
+)
+"""Those of VeLO, for good, and those from which SmallFC's are learned."""
+
+
 def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Axes (d1, d0) of the second largest and the largest length; `None` for rank 0 and 1.
 

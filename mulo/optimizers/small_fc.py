@@ -31,6 +31,8 @@ from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.errors import InputError
 from mulo.optimizers._accumulators import (
+    INITIAL_DECAYS,
+    STRUCTURE,
     Accumulators,
     Decays,
     accumulate,
@@ -45,13 +47,6 @@ from mulo.optimizers._features import (
     time_features,
 )
 from mulo.optimizers._mlp import apply_mlp, init_mlp
-
-_INITIAL_DECAYS = Decays(
-    momentum=np.float32([0.9, 0.99, 0.999]),
-    second_moment=np.float32([0.999]),
-    factored=np.float32([0.9, 0.99, 0.999]),
-)
-_ACCUMULATORS = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
 
 
 class SmallFCState(NamedTuple):
@@ -116,7 +111,7 @@ class SmallFC:
             "mlp": init_mlp(key, SMALL_FC_FEATURES.size + len(TIME_SCALES), self.hidden_size),
             "decays": {
                 field: jnp.zeros(initial.shape, jnp.float32)
-                for field, initial in zip(Decays._fields, _INITIAL_DECAYS, strict=True)
+                for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
             },
         }
 
@@ -149,7 +144,7 @@ class SmallFC:
 
         updates, rows = [], []
         for accumulators, grad, param, multiplier in zip(
-            _tree.split_leaves(state.accumulators, _ACCUMULATORS, inner),
+            _tree.split_leaves(state.accumulators, STRUCTURE, inner),
             inner.flatten_up_to(grads),
             inner.flatten_up_to(params),
             multipliers,
@@ -165,7 +160,7 @@ class SmallFC:
             rows.append(accumulators)
         return inner.unflatten(updates), SmallFCState(
             step=optax.safe_increment(state.step),
-            accumulators=_tree.join_leaves(rows, _ACCUMULATORS, inner),
+            accumulators=_tree.join_leaves(rows, STRUCTURE, inner),
         )
 
     def _step(
@@ -213,7 +208,7 @@ def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_
     """
     inner = jax.tree.structure(params)
     leaves = zip(
-        _tree.split_leaves(state.accumulators, _ACCUMULATORS, inner),
+        _tree.split_leaves(state.accumulators, STRUCTURE, inner),
         inner.flatten_up_to(grads),
         inner.flatten_up_to(params),
         strict=True,
@@ -236,7 +231,7 @@ def effective_decays(offsets: dict[str, jax.Array]) -> Decays:
     return Decays(
         **{
             field: decay(initial, offsets[field])
-            for field, initial in zip(Decays._fields, _INITIAL_DECAYS, strict=True)
+            for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
         }
     )
 
