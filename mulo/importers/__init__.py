@@ -1,0 +1,29 @@
+"""Released theta files of other implementations -> checkpoints of mulo."""
+
+# What needs JAX is imported on first use (PEP 562): the command line reads the table to answer a wrong flag.
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mulo.importers.layouts import from_reference as from_reference
+
+KINDS: Mapping[str, str] = {
+    "velo": "VeLO, as google/learned_optimization writes it",
+    "muvelo": "VeLO under muP, as the muLO code writes it",
+    "celo": "Celo's theta.state",
+    "celo_adam": "Celo-Adam's theta.state",
+    "celo2": "Celo2's per-parameter network",
+    "small_fc": "small_fc_lopt, as google/learned_optimization writes it",
+    "mulo": "the muLO release for PyTorch (safetensors)",
+}
+"""Kinds of released theta, in words; `mulo.importers.layouts.LAYOUTS` has what each file holds."""
+
+_MODULES = {"from_reference": "mulo.importers.layouts"}
+__all__ = ["KINDS", *sorted(_MODULES)]
+
+
+def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    raise AttributeError(f"module 'mulo.importers' has no attribute {name!r}")
