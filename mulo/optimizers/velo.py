@@ -24,7 +24,6 @@ from mulo.errors import InputError
 from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
-    STRUCTURE,
     Accumulators,
     accumulate,
     init_accumulators,
@@ -39,7 +38,14 @@ from mulo.optimizers._recurrent import (
     init_recurrent,
     linear,
 )
-from mulo.optimizers._tensors import group_by_shape, map_tensors, stack, unstack
+from mulo.optimizers._tensors import (
+    Tensor,
+    count_tensors,
+    flat_multipliers,
+    map_tensors,
+    put_together,
+    take_apart,
+)
 
 MAX_GRADIENT = 1000.0
 """Gradients are clipped to this."""
@@ -54,14 +60,6 @@ class VeLOState(NamedTuple):
     progress: _schedule.Progress
     accumulators: Accumulators  # trees shaped like the parameters, float32
     lstm: LSTMState  # a row for each tensor that has entries, in the order of the leaves
-
-
-class Tensor(NamedTuple):
-    """One tensor and its statistics, float32; a scalar as a vector of one."""
-
-    param: jax.Array  # [*shape]
-    grad: jax.Array  # [*shape], finite, clipped
-    accumulators: Accumulators
 
 
 class Plan(NamedTuple):
@@ -150,11 +148,10 @@ class VeLO:
           InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
         """
         _tree.check_float_leaves(params)
-        num_tensors = sum(jnp.size(p) > 0 for p in jax.tree.leaves(params))
         return VeLOState(
             progress=_schedule.init_progress(num_steps, self.name),
             accumulators=init_accumulators(params),
-            lstm=init_lstm_state(theta, num_tensors),
+            lstm=init_lstm_state(theta, count_tensors(params)),
         )
 
     def update(
@@ -165,57 +162,36 @@ class VeLO:
         Raises:
           InputError: no loss; `grads` or `state` have not the structure and shapes of `params`.
         """
-        _tree.check_same_shapes(grads, params)
-        _tree.check_statistics(state.accumulators.second_moment, params)
-        inner = jax.tree.structure(params)
         tensors = take_apart(state.accumulators, grads, params)
-        groups = group_by_shape([tensor.param for tensor in tensors])
         progress, schedule = _schedule.advance(state.progress, loss, self.name)
-        plan = self.plan(theta, state.lstm, schedule, tensors, groups)
-        multipliers = [1.0] * inner.num_leaves if mup is None else inner.flatten_up_to(mup)
+        plan = self.plan(theta, state.lstm, schedule, tensors)
+        mlps = self._mix_bank(theta["bank"], plan.controls)
+        factors = -self.step_mult * plan.step_sizes * flat_multipliers(mup, params)
 
-        rows: dict[int, tuple[jax.Array, Accumulators]] = {}
-        places = np.cumsum([tensor.param.size > 0 for tensor in tensors]) - 1  # of a tensor's row in the plan
-        for group in groups:
-            mlps = self._mix_bank(theta["bank"], plan.controls[places[list(group)]])
-            factors = jnp.stack([jnp.asarray(multipliers[i], jnp.float32) for i in group])
-            stacked = stack([tensors[i] for i in group])
-            size = tensors[group[0]].param.size
-            results = map_tensors(
-                self._step, size, stacked, mlps, plan.step_sizes[places[list(group)]] * factors
+        def update_tensor(tensor: Tensor, mlp: Theta, factor: jax.Array) -> tuple[jax.Array, Accumulators]:
+            step, accumulators = tensor_step(
+                mlp, tensor, exp_mult=self.exp_mult, param_scale=self.param_scale
             )
-            rows.update(zip(group, unstack(results, len(group)), strict=True))
-        updates, accumulators = put_together(rows, state.accumulators, params)
+            return factor * step, accumulators
+
+        results = map_tensors(update_tensor, tensors, mlps, factors)
+        updates, accumulators = put_together(results, state.accumulators, params)
         return updates, VeLOState(progress=progress, accumulators=accumulators, lstm=plan.lstm)
 
-    def plan(
-        self,
-        theta: Theta,
-        lstm: LSTMState,
-        schedule: jax.Array,
-        tensors: list[Tensor],
-        groups: list[tuple[int, ...]],
-    ) -> Plan:
+    def plan(self, theta: Theta, lstm: LSTMState, schedule: jax.Array, tensors: list[Tensor]) -> Plan:
         """What the recurrent network decides at this step.
 
         Args:
           theta: weights.
           lstm: its state before.
           schedule: [18], of `mulo.optimizers._schedule.advance`.
-          tensors: with the statistics before this step.
-          groups: places of tensors of one shape.
+          tensors: N of them, with the statistics before this step.
         """
-        if not groups:
-            nothing = jnp.zeros((0, NUM_INPUTS), jnp.float32)
-            return Plan(nothing, jnp.zeros((0, self.num_banks)), jnp.zeros(0), lstm)
-        features = [
-            map_tensors(_tensor_features, tensors[group[0]].param.size, stack([tensors[i] for i in group]))
-            for group in groups
-        ]
-        order = np.argsort([place for group in groups for place in group])
-        own = jnp.concatenate(features)[order]
-        inputs = jnp.concatenate([jnp.broadcast_to(schedule, (len(own), len(schedule))), own], axis=1)
-        lstm = advance_lstm(theta, lstm, inputs)
+        inputs = jnp.zeros((0, NUM_INPUTS), jnp.float32)
+        if tensors:
+            own = jnp.stack(map_tensors(_tensor_features, tensors))
+            inputs = jnp.concatenate([jnp.tile(schedule, (len(own), 1)), own], axis=1)
+            lstm = advance_lstm(theta, lstm, inputs)
         return Plan(
             inputs=inputs,
             controls=linear(theta["controls"], lstm.hidden),
@@ -224,25 +200,11 @@ class VeLO:
         )
 
     def _mix_bank(self, bank: Theta, controls: jax.Array) -> Theta:
-        """Weights of each tensor's network. controls: [G, N]; bank: leaves [N, ...] -> leaves [G, ...]."""
+        """Weights of each tensor's network. bank: leaves [B, ...]; controls: [N, B] -> leaves [N, ...]."""
         factors = controls * (self.interp_mult / self.num_banks)
         return jax.tree.map(
             lambda x: jnp.tensordot(factors, x, axes=1, precision=jax.lax.Precision.HIGHEST), bank
         )
-
-    def _step(self, tensor: Tensor, mlp: Theta, factor: jax.Array) -> tuple[jax.Array, Accumulators]:
-        """The update of one tensor, float32, to be added; its statistics with this gradient."""
-        accumulators = accumulate(INITIAL_DECAYS, tensor.accumulators, tensor.grad)
-        ingredients, axis_features = make_ingredients(
-            accumulators, tensor.grad, tensor.param, features=VELO_FEATURES
-        )
-        step = apply_mlp(
-            mlp, ingredients, axis_features, None, features=VELO_FEATURES, exp_mult=self.exp_mult
-        )
-        scale = self.step_mult * factor
-        if self.param_scale:
-            scale = scale * jnp.sqrt(jnp.mean(jnp.square(tensor.param)) + 1e-9)
-        return -step * scale, accumulators
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -264,60 +226,26 @@ class MuVeLO(VeLO):
         return "muvelo"
 
 
-def take_apart(accumulators: Accumulators, grads: PyTree, params: Params) -> list[Tensor]:
-    """Each leaf with its gradient and statistics; the gradient finite and within `MAX_GRADIENT`."""
-    inner = jax.tree.structure(params)
-    return [
-        Tensor(
-            param=_at_least_vector(param),
-            grad=_clip(_at_least_vector(grad)),
-            accumulators=jax.tree.map(_at_least_vector, kept),
-        )
-        for param, grad, kept in zip(
-            inner.flatten_up_to(params),
-            inner.flatten_up_to(grads),
-            _tree.split_leaves(accumulators, STRUCTURE, inner),
-            strict=True,
-        )
-    ]
+def tensor_step(
+    mlp: Theta, tensor: Tensor, *, exp_mult: float, param_scale: bool = True
+) -> tuple[jax.Array, Accumulators]:
+    """One tensor's step before its multipliers, float32, to be subtracted; its statistics with this gradient.
 
-
-def _at_least_vector(x: jax.typing.ArrayLike) -> jax.Array:
-    x = jnp.asarray(x).astype(jnp.float32)
-    return jnp.reshape(x, (1,)) if x.ndim == 0 else x
-
-
-def _clip(grad: jax.Array) -> jax.Array:
-    return jnp.clip(jnp.where(jnp.isnan(grad), 0.0, grad), -MAX_GRADIENT, MAX_GRADIENT)
-
-
-def put_together(
-    rows: dict[int, tuple[jax.Array, Accumulators]], accumulators: Accumulators, params: Params
-) -> tuple[Updates, Accumulators]:
-    """Updates in each leaf's dtype and shape, and statistics, from those of the leaves that have entries.
+    NaN in the gradient counts as 0, and the rest is clipped to `MAX_GRADIENT`.
 
     Args:
-      rows: place of a leaf -> its update and statistics.
-      accumulators: before the step; leaves without entries keep theirs.
-      params: as they are given to the optimizer.
+      mlp: weights of the per-parameter network.
+      tensor: with the statistics before.
+      exp_mult: how much the magnitude counts.
+      param_scale: the step is in proportion to the root mean square of the tensor.
     """
-    inner = jax.tree.structure(params)
-    updates, kept = [], []
-    for place, (param, before) in enumerate(
-        zip(
-            inner.flatten_up_to(params),
-            _tree.split_leaves(accumulators, STRUCTURE, inner),
-            strict=True,
-        )
-    ):
-        if place not in rows:
-            updates.append(jnp.zeros_like(param))
-            kept.append(before)
-            continue
-        update, after = rows[place]
-        updates.append(jnp.reshape(update, jnp.shape(param)).astype(jnp.result_type(param)))
-        kept.append(jax.tree.map(lambda new, old: jnp.reshape(new, old.shape), after, before))
-    return inner.unflatten(updates), _tree.join_leaves(kept, STRUCTURE, inner)
+    grad = jnp.where(jnp.isnan(tensor.grad), 0.0, jnp.clip(tensor.grad, -MAX_GRADIENT, MAX_GRADIENT))
+    accumulators = accumulate(INITIAL_DECAYS, tensor.accumulators, grad)
+    ingredients, axis_features = make_ingredients(accumulators, grad, tensor.param, features=VELO_FEATURES)
+    step = apply_mlp(mlp, ingredients, axis_features, None, features=VELO_FEATURES, exp_mult=exp_mult)
+    if param_scale:
+        step = step * jnp.sqrt(jnp.mean(jnp.square(tensor.param)) + 1e-9)
+    return step, accumulators
 
 
 def _tensor_features(tensor: Tensor) -> jax.Array:
