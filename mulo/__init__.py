@@ -20,11 +20,17 @@ if TYPE_CHECKING:
     from mulo.checkpoint_file import save as save
     from mulo.errors import CheckpointError as CheckpointError
     from mulo.errors import InputError as InputError
+    from mulo.optimizers.celo import Celo as Celo
+    from mulo.optimizers.celo import CeloAdam as CeloAdam
+    from mulo.optimizers.celo2 import Celo2 as Celo2
     from mulo.optimizers.small_fc import SmallFC as SmallFC
     from mulo.optimizers.velo import MuVeLO as MuVeLO
     from mulo.optimizers.velo import VeLO as VeLO
 
 _MODULES = {
+    "Celo": "mulo.optimizers.celo",
+    "Celo2": "mulo.optimizers.celo2",
+    "CeloAdam": "mulo.optimizers.celo",
     "Checkpoint": "mulo.checkpoint_file",
     "CheckpointError": "mulo.errors",
     "InputError": "mulo.errors",

@@ -14,6 +14,9 @@ OPTIMIZERS: Mapping[str, tuple[str, str]] = {
     "small_fc": ("mulo.optimizers.small_fc", "SmallFC"),
     "velo": ("mulo.optimizers.velo", "VeLO"),
     "muvelo": ("mulo.optimizers.velo", "MuVeLO"),
+    "celo": ("mulo.optimizers.celo", "Celo"),
+    "celo_adam": ("mulo.optimizers.celo", "CeloAdam"),
+    "celo2": ("mulo.optimizers.celo2", "Celo2"),
 }
 
 

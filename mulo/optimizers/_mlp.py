@@ -35,13 +35,13 @@ ACCELERATOR_BLOCK_SIZE = 1048576
 """The same on a GPU or TPU, where small parts would leave it idle."""
 
 
-def init_mlp(key: jax.Array, num_inputs: int, hidden_size: int) -> Theta:
-    """Weights `w0 [I, H]`, `w1 [H, H]`, `w2 [H, 2]` and biases `b0 [H]`, `b1 [H]`, `b2 [2]`.
+def init_mlp(key: jax.Array, num_inputs: int, hidden_size: int, num_outputs: int = 2) -> Theta:
+    """Weights `w0 [I, H]`, `w1 [H, H]`, `w2 [H, O]` and biases `b0 [H]`, `b1 [H]`, `b2 [O]`.
 
     Weights are normal with standard deviation 1/sqrt(fan_in), cut at two standard deviations
     without correction for the cut; biases are zero.
     """
-    sizes = (num_inputs, hidden_size, hidden_size, 2)
+    sizes = (num_inputs, hidden_size, hidden_size, num_outputs)
     mlp = {}
     for i, layer_key in enumerate(jax.random.split(key, 3)):
         shape = sizes[i : i + 2]

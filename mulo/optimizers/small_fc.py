@@ -29,7 +29,6 @@ import optax
 
 from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
-from mulo.errors import InputError
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
     STRUCTURE,
@@ -46,6 +45,7 @@ from mulo.optimizers._features import (
     normalised_scales,
     time_features,
 )
+from mulo.optimizers._fields import check_fields
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 
 
@@ -87,14 +87,7 @@ class SmallFC:
 
     def __post_init__(self):
         """Refuses what cannot be built."""
-        if type(self.hidden_size) is not int or not 1 <= self.hidden_size <= 4096:
-            raise InputError(f"hidden_size is {self.hidden_size!r}; wanted a whole number from 1 to 4096.")
-        for field in ("step_mult", "exp_mult", "max_global_norm"):
-            value = getattr(self, field)
-            if not isinstance(value, float | int) or not np.isfinite(value) or value < 0:
-                raise InputError(f"{field} is {value!r}; wanted a finite number of at least 0.")
-        if type(self.scale_free) is not bool:
-            raise InputError(f"scale_free is {self.scale_free!r}; wanted True or False.")
+        check_fields(self)
 
     @property
     def name(self) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 
 from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
-from mulo.errors import InputError
 from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
@@ -29,6 +28,7 @@ from mulo.optimizers._accumulators import (
     init_accumulators,
 )
 from mulo.optimizers._features import VELO_FEATURES, make_ingredients
+from mulo.optimizers._fields import check_fields
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._recurrent import (
     LSTMState,
@@ -109,16 +109,7 @@ class VeLO:
 
     def __post_init__(self):
         """Refuses what cannot be built."""
-        for field in ("lstm_hidden_size", "num_banks", "hidden_size"):
-            value = getattr(self, field)
-            if type(value) is not int or not 1 <= value <= 4096:
-                raise InputError(f"{field} is {value!r}; wanted a whole number from 1 to 4096.")
-        for field in ("interp_mult", "step_mult", "exp_mult"):
-            value = getattr(self, field)
-            if not isinstance(value, float | int) or not np.isfinite(value) or value < 0:
-                raise InputError(f"{field} is {value!r}; wanted a finite number of at least 0.")
-        if type(self.param_scale) is not bool:
-            raise InputError(f"param_scale is {self.param_scale!r}; wanted True or False.")
+        check_fields(self)
 
     @property
     def name(self) -> str:
@@ -231,21 +222,25 @@ def tensor_step(
 ) -> tuple[jax.Array, Accumulators]:
     """One tensor's step before its multipliers, float32, to be subtracted; its statistics with this gradient.
 
-    NaN in the gradient counts as 0, and the rest is clipped to `MAX_GRADIENT`.
-
     Args:
       mlp: weights of the per-parameter network.
       tensor: with the statistics before.
       exp_mult: how much the magnitude counts.
       param_scale: the step is in proportion to the root mean square of the tensor.
     """
-    grad = jnp.where(jnp.isnan(tensor.grad), 0.0, jnp.clip(tensor.grad, -MAX_GRADIENT, MAX_GRADIENT))
+    grad = clip_gradient(tensor.grad)
     accumulators = accumulate(INITIAL_DECAYS, tensor.accumulators, grad)
     ingredients, axis_features = make_ingredients(accumulators, grad, tensor.param, features=VELO_FEATURES)
     step = apply_mlp(mlp, ingredients, axis_features, None, features=VELO_FEATURES, exp_mult=exp_mult)
     if param_scale:
         step = step * jnp.sqrt(jnp.mean(jnp.square(tensor.param)) + 1e-9)
     return step, accumulators
+
+
+def clip_gradient(grad: jax.Array) -> jax.Array:
+    """The gradient in float32, within `MAX_GRADIENT`, with NaN as 0."""
+    grad = jnp.asarray(grad).astype(jnp.float32)
+    return jnp.where(jnp.isnan(grad), 0.0, jnp.clip(grad, -MAX_GRADIENT, MAX_GRADIENT))
 
 
 def _tensor_features(tensor: Tensor) -> jax.Array:

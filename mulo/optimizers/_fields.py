@@ -1,0 +1,33 @@
+"""The configuration of a learned optimizer, refused where it is built."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from mulo.errors import InputError
+
+MAX_SIZE = 4096
+
+
+def check_fields(optimizer: Any) -> None:
+    """Refuses values that a field cannot have; which they are follows from the type of its default.
+
+    Raises:
+      InputError: a size that is no whole number from 1 to `MAX_SIZE`, a number that is negative or not
+        finite, a truth value or a text that is none.
+    """
+    for field in dataclasses.fields(optimizer):
+        value, kind = getattr(optimizer, field.name), type(field.default)
+        if kind is int:
+            right, wanted = (
+                type(value) is int and 1 <= value <= MAX_SIZE,
+                f"a whole number from 1 to {MAX_SIZE}",
+            )
+        elif kind is float:
+            right = type(value) in (int, float) and np.isfinite(value) and value >= 0
+            wanted = "a finite number of at least 0"
+        else:
+            right, wanted = type(value) is kind, "True or False" if kind is bool else "a text"
+        if not right:
+            raise InputError(f"{field.name} is {value!r}; wanted {wanted}.")

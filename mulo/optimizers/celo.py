@@ -1,0 +1,249 @@
+"""Celo: a learned step size for the whole network, and a learned update for every parameter, apart.
+
+Moudgil et al. 2025 (arXiv 2501.12670), as implemented by its authors. The recurrent network of VeLO sees
+the progress of the run alone, so that its rate is one number at every step,
+
+    rate = 0.1 * exp(recurrent network(share of the run that is done, course of the loss))
+
+and the step of a parameter p is, with (direction, magnitude) = MLP(features of that parameter),
+
+    -multiplier * step_mult * rate * direction * exp(exp_mult * magnitude) * sqrt(mean(p^2) + 1e-9).
+
+Celo-Adam has the same rate, and Adam's step. Celo2, which plans nothing, is in `mulo.optimizers.celo2`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _tree
+from mulo._types import Params, PyTree, Theta, Updates
+from mulo.optimizers import _schedule
+from mulo.optimizers._accumulators import Accumulators, init_accumulators
+from mulo.optimizers._features import VELO_FEATURES
+from mulo.optimizers._fields import check_fields
+from mulo.optimizers._mlp import init_mlp
+from mulo.optimizers._recurrent import (
+    LSTMState,
+    advance_lstm,
+    init_linear,
+    init_lstm_state,
+    init_recurrent,
+    linear,
+)
+from mulo.optimizers._tensors import Tensor, flat_multipliers, map_tensors, put_together, take_apart
+from mulo.optimizers.velo import clip_gradient, tensor_step
+
+
+class CeloState(NamedTuple):
+    """What is kept between steps: as VeLO's, with one row of the LSTM."""
+
+    progress: _schedule.Progress
+    accumulators: Accumulators  # trees shaped like the parameters, float32
+    lstm: LSTMState  # [1, L]
+
+
+class CeloAdamState(NamedTuple):
+    """What is kept between steps: two numbers a parameter."""
+
+    progress: _schedule.Progress
+    adam: optax.ScaleByAdamState  # trees shaped like the parameters, float32
+    lstm: LSTMState  # [1, L]
+
+
+class Schedule(NamedTuple):
+    """What the recurrent network decides at one step."""
+
+    rate: jax.Array  # [], float32, positive
+    progress: _schedule.Progress
+    lstm: LSTMState
+
+
+def _init_scheduler(key: jax.Array, lstm_hidden_size: int) -> Theta:
+    recurrent_key, size_key = jax.random.split(key)
+    return {
+        **init_recurrent(recurrent_key, _schedule.NUM_FEATURES, lstm_hidden_size),
+        "step_size": init_linear(size_key, lstm_hidden_size, 1),
+    }
+
+
+def _schedule_step(
+    theta: Theta, progress: _schedule.Progress, lstm: LSTMState, loss: Any, name: str
+) -> Schedule:
+    progress, features = _schedule.advance(progress, loss, name)
+    lstm = advance_lstm(theta, lstm, features[None])
+    rate = 0.1 * jnp.exp(linear(theta["step_size"], lstm.hidden)[0, 0])
+    return Schedule(rate=rate, progress=progress, lstm=lstm)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Celo:
+    """The learned optimizer with a learned schedule. Needs `num_steps` and, at every step, the loss.
+
+    The defaults are those of the released weights. Gradients that are NaN count as 0, and losses that are
+    not finite are passed over; in the reference they leave NaN for good.
+
+    Args:
+      lstm_hidden_size: units of the LSTM.
+      hidden_size: units in each of the two hidden layers of the per-parameter network.
+      step_mult: size of a step.
+      exp_mult: how much the magnitude output counts.
+      learned_rate: whether the schedule counts. Its authors meta-train in two phases, at first without.
+
+    >>> optimizer = Celo()
+    >>> theta = optimizer.init_theta(jax.random.key(0))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = optimizer.init(theta, params, num_steps=100)
+    >>> updates, state = optimizer.update(theta, state, params, params, loss=1.0, mup=None)
+    >>> updates["w"].shape, int(state.progress.step)
+    ((2, 3), 1)
+    """
+
+    lstm_hidden_size: int = 64
+    hidden_size: int = 4
+    step_mult: float = 0.001
+    exp_mult: float = 0.001
+    learned_rate: bool = True
+
+    needs_num_steps = True
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """Its key in `mulo.optimizers.OPTIMIZERS`."""
+        return "celo"
+
+    def config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dataclasses.asdict(self)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights; biases and the initial state of the LSTM are zero."""
+        mlp_key, scheduler_key = jax.random.split(key)
+        return {
+            "mlp": init_mlp(mlp_key, VELO_FEATURES.size, self.hidden_size),
+            **_init_scheduler(scheduler_key, self.lstm_hidden_size),
+        }
+
+    def init(self, theta: Theta, params: Params, num_steps: Any) -> CeloState:
+        """The state before the first step.
+
+        Raises:
+          InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
+        """
+        _tree.check_float_leaves(params)
+        return CeloState(
+            progress=_schedule.init_progress(num_steps, self.name),
+            accumulators=init_accumulators(params),
+            lstm=init_lstm_state(theta, 1),
+        )
+
+    def update(
+        self, theta: Theta, state: CeloState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
+    ) -> tuple[Updates, CeloState]:
+        """One step; see `mulo.optimizers.base.LearnedOptimizer`.
+
+        Raises:
+          InputError: no loss; `grads` or `state` have not the structure and shapes of `params`.
+        """
+        tensors = take_apart(state.accumulators, grads, params)
+        schedule = _schedule_step(theta, state.progress, state.lstm, loss, self.name)
+        rate = schedule.rate if self.learned_rate else 1.0
+
+        def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
+            step, accumulators = tensor_step(theta["mlp"], tensor, exp_mult=self.exp_mult)
+            return -self.step_mult * rate * multiplier * step, accumulators
+
+        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params))
+        updates, accumulators = put_together(results, state.accumulators, params)
+        return updates, CeloState(progress=schedule.progress, accumulators=accumulators, lstm=schedule.lstm)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CeloAdam:
+    """Adam with Celo's learned schedule. Needs `num_steps` and, at every step, the loss.
+
+    As Celo's authors have it: beta 0.9 and 0.999, and 1e-10 under the root of the second moment, which makes
+    Adam's epsilon 1e-5.
+
+    Args:
+      lstm_hidden_size: units of the LSTM.
+      step_mult: Adam's learning rate where the schedule is at 1.
+
+    >>> optimizer = CeloAdam()
+    >>> theta = optimizer.init_theta(jax.random.key(0))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = optimizer.init(theta, params, num_steps=100)
+    >>> updates, state = optimizer.update(theta, state, params, params, loss=1.0, mup=None)
+    >>> updates["w"].shape, int(state.progress.step)
+    ((2, 3), 1)
+    """
+
+    lstm_hidden_size: int = 64
+    step_mult: float = 0.001
+
+    needs_num_steps = True
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        check_fields(self)
+
+    @property
+    def name(self) -> str:
+        """Its key in `mulo.optimizers.OPTIMIZERS`."""
+        return "celo_adam"
+
+    def config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dataclasses.asdict(self)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights; biases and the initial state of the LSTM are zero."""
+        return _init_scheduler(key, self.lstm_hidden_size)
+
+    def init(self, theta: Theta, params: Params, num_steps: Any) -> CeloAdamState:
+        """The state before the first step.
+
+        Raises:
+          InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
+        """
+        _tree.check_float_leaves(params)
+        zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
+        return CeloAdamState(
+            progress=_schedule.init_progress(num_steps, self.name),
+            adam=_ADAM.init(zeros),
+            lstm=init_lstm_state(theta, 1),
+        )
+
+    def update(
+        self, theta: Theta, state: CeloAdamState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
+    ) -> tuple[Updates, CeloAdamState]:
+        """One step; see `mulo.optimizers.base.LearnedOptimizer`.
+
+        Raises:
+          InputError: no loss; `grads` or `state` have not the structure and shapes of `params`.
+        """
+        _tree.check_same_shapes(grads, params)
+        _tree.check_statistics(state.adam.nu, params)
+        schedule = _schedule_step(theta, state.progress, state.lstm, loss, self.name)
+        directions, adam = _ADAM.update(jax.tree.map(clip_gradient, grads), state.adam)
+        inner = jax.tree.structure(params)
+        multipliers = [1.0] * inner.num_leaves if mup is None else inner.flatten_up_to(mup)
+        updates = [
+            (-self.step_mult * schedule.rate * multiplier * direction).astype(jnp.result_type(param))
+            for param, direction, multiplier in zip(
+                inner.flatten_up_to(params), inner.flatten_up_to(directions), multipliers, strict=True
+            )
+        ]
+        return inner.unflatten(updates), CeloAdamState(
+            progress=schedule.progress, adam=adam, lstm=schedule.lstm
+        )
+
+
+_ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8, eps_root=1e-10)

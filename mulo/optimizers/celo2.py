@@ -1,0 +1,238 @@
+"""Celo2: a learned direction for every parameter, of root mean square 1; the step size is the user's.
+
+Moudgil et al. 2026 (arXiv 2602.19142), as implemented by its authors. The step of a tensor p is
+
+    -step_mult * (multiplier * direction / rms(direction) + weight_decay * p)
+
+with direction = MLP(features of each parameter), made orthogonal by Newton-Schulz iterations where that is
+asked for, and rms over the last two axes.
+"""
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from mulo import _tree
+from mulo._types import Params, PyTree, Theta, Updates
+from mulo.errors import InputError
+from mulo.optimizers._accumulators import (
+    INITIAL_DECAYS,
+    Accumulators,
+    accumulate,
+    bound_gradient,
+    factored_axes,
+    init_accumulators,
+)
+from mulo.optimizers._features import VELO_FEATURES
+from mulo.optimizers._fields import check_fields
+from mulo.optimizers._mlp import init_mlp
+from mulo.optimizers._tensors import (
+    Tensor,
+    flat_multipliers,
+    map_tensors,
+    put_together,
+    take_apart,
+)
+
+DECAYS = INITIAL_DECAYS._replace(second_moment=np.float32([0.95]))
+ADAM_RATE = 20.0
+"""Learning rate of Adam over step_mult; of its weight decay too."""
+NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
+NUM_ITERATIONS = 5
+NUM_VECTOR_FEATURES = 15
+"""Tensors of rank 0 and 1 have so many features, the first ones."""
+
+
+class Celo2State(NamedTuple):
+    """What is kept between steps; four numbers a parameter and the factored vectors."""
+
+    step: jax.Array  # [], int32: updates made
+    accumulators: Accumulators  # trees shaped like the parameters, float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Celo2:
+    """The learned optimizer of directions alone: its step size is to be chosen, and scheduled, as AdamW's is.
+
+    `newton_schulz=False` with an empty `adam_pattern` is its authors' Celo2-base.
+
+    Args:
+      hidden_size: units in each of the two hidden layers.
+      step_mult: root mean square of a step; `learning_rate` of `mulo.optimizer` multiplies it.
+      weight_decay: decoupled, times the step size.
+      newton_schulz: make the directions of tensors of rank 2 and more orthogonal.
+      adam_pattern: regular expression; parameters in whose path it is found have Adam's step at 20 times
+        the step size, as `"/b$"` for biases; empty for none.
+
+    >>> optimizer = Celo2()
+    >>> theta = optimizer.init_theta(jax.random.key(0))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = optimizer.init(theta, params)
+    >>> updates, state = optimizer.update(theta, state, params, params, loss=None, mup=None)
+    >>> updates["w"].shape, int(state.step)
+    ((2, 3), 1)
+    """
+
+    hidden_size: int = 8
+    step_mult: float = 0.001
+    weight_decay: float = 0.0
+    newton_schulz: bool = True
+    adam_pattern: str = "/b$"
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        check_fields(self)
+        try:
+            re.compile(self.adam_pattern)
+        except re.error as error:
+            raise InputError(
+                f"adam_pattern is {self.adam_pattern!r}, which is no regular expression: {error}."
+            ) from error
+
+    @property
+    def name(self) -> str:
+        """Its key in `mulo.optimizers.OPTIMIZERS`."""
+        return "celo2"
+
+    def config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dataclasses.asdict(self)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights; biases are zero."""
+        return {"mlp": init_mlp(key, VELO_FEATURES.size, self.hidden_size, num_outputs=1)}
+
+    def init(self, theta: Theta, params: Params, num_steps: Any = None) -> Celo2State:
+        """Zero statistics. `num_steps` is not used.
+
+        Raises:
+          InputError: a leaf is not of a floating-point dtype.
+        """
+        del theta, num_steps
+        _tree.check_float_leaves(params)
+        return Celo2State(step=jnp.zeros([], jnp.int32), accumulators=init_accumulators(params))
+
+    def update(
+        self, theta: Theta, state: Celo2State, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
+    ) -> tuple[Updates, Celo2State]:
+        """One step; see `mulo.optimizers.base.LearnedOptimizer`. `loss` is not used.
+
+        Raises:
+          InputError: `grads` or `state` have not the structure and shapes of `params`.
+        """
+        del loss
+        tensors = take_apart(state.accumulators, grads, params)
+        learned = self._learned(params)
+        multipliers = flat_multipliers(mup, params)
+        learned_rule = functools.partial(self._learned_step, theta["mlp"])
+        rules = ((True, learned_rule, 1.0), (False, _adam_step, ADAM_RATE))
+        results: list[Any] = [None] * len(tensors)
+        for kind, rule, rate in rules:
+            places = np.flatnonzero(learned == kind)
+            fn = functools.partial(self._update_tensor, rule, rate)
+            chosen = map_tensors(fn, [tensors[place] for place in places], multipliers[places])
+            for place, result in zip(places, chosen, strict=True):
+                results[place] = result
+        updates, accumulators = put_together(results, state.accumulators, params)
+        return updates, Celo2State(step=optax.safe_increment(state.step), accumulators=accumulators)
+
+    def _learned(self, params: Params) -> np.ndarray:
+        """Which of the tensors with entries are updated by the network: [N], bool."""
+        paths = [path for path, x in jax.tree_util.tree_leaves_with_path(params) if jnp.size(x)]
+        # With a leading slash, so that "/b$" finds a bias at the top of the tree too.
+        names = [f"/{_tree.path_name(path)}" for path in paths]
+        pattern = self.adam_pattern
+        return np.array([not pattern or re.search(pattern, name) is None for name in names], bool)
+
+    def _update_tensor(
+        self, rule: Callable[..., jax.Array], rate: float, tensor: Tensor, multiplier: jax.Array
+    ) -> tuple[jax.Array, Accumulators]:
+        grad = bound_gradient(tensor.grad)
+        accumulators = accumulate(DECAYS, tensor.accumulators, grad)
+        step = multiplier * rule(accumulators, grad, tensor.param)
+        return -self.step_mult * rate * (step + self.weight_decay * tensor.param), accumulators
+
+    def _learned_step(
+        self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array
+    ) -> jax.Array:
+        """Direction of root mean square 1, [*shape]."""
+        features = jnp.stack([_normalise(x) for x in _make_features(accumulators, grad, param)])
+        hidden = jax.nn.relu(_layer(mlp["w0"][: len(features)], mlp["b0"], features))
+        hidden = jax.nn.relu(_layer(mlp["w1"], mlp["b1"], hidden))
+        (direction,) = _layer(mlp["w2"], mlp["b2"], hidden)
+        if self.newton_schulz and param.ndim >= 2:
+            direction = orthogonalise(direction)
+        return _normalise(direction)
+
+
+def _adam_step(accumulators: Accumulators, grad: jax.Array, param: jax.Array) -> jax.Array:
+    """Adam's step at a learning rate of 1, beta (0.9, 0.95), without bias correction."""
+    del grad, param
+    return accumulators.momenta[0] * jax.lax.rsqrt(accumulators.second_moment + 1e-8)
+
+
+def _layer(weights: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
+    """weights: [I, O], inputs: [I, *shape] -> [O, *shape]."""
+    product = jnp.tensordot(weights, inputs, axes=([0], [0]), precision=jax.lax.Precision.HIGHEST)
+    return product + jnp.reshape(bias, bias.shape + (1,) * (inputs.ndim - 1))
+
+
+def _normalise(x: jax.Array) -> jax.Array:
+    """Divides by the root mean square over the last two axes; of a vector, over all of it."""
+    axes = tuple(range(max(0, x.ndim - 2), x.ndim))
+    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + 1e-9)
+
+
+def _make_features(accumulators: Accumulators, grad: jax.Array, param: jax.Array) -> list[jax.Array]:
+    """The 30 features of a tensor, or the first 15 where its rank is 0 or 1; in the order of VeLO's."""
+    momenta, second_moment, rows, cols = accumulators
+    inverse_root = jax.lax.rsqrt(second_moment + 1e-8)
+    axes = factored_axes(grad.shape)
+    if axes is None:
+        factors = [jax.lax.rsqrt(jnp.maximum(row + 1e-9, 1e-9)) for row in rows]
+    else:
+        d1, d0 = axes
+        rows = [jnp.expand_dims(row, d0) for row in rows]
+        cols = [jnp.expand_dims(col, d1) for col in cols]
+        factors = [
+            jax.lax.rsqrt(jnp.maximum(row / (jnp.mean(row, axis=d1, keepdims=True) + 1e-9), 1e-9))
+            * jax.lax.rsqrt(jnp.maximum(col, 1e-9))
+            for row, col in zip(rows, cols, strict=True)
+        ]
+    features = [
+        *(grad, jnp.clip(grad, -0.1, 0.1), param, *momenta, second_moment),
+        *(momentum * inverse_root for momentum in momenta),
+        *(inverse_root, *(grad * factor for factor in factors), grad * inverse_root),
+    ]
+    if axes is not None:
+        constant = [*rows, *cols, *(jax.lax.rsqrt(x + 1e-8) for x in (*rows, *cols))]
+        features += [jnp.broadcast_to(x, grad.shape) for x in constant]
+        features += [momentum * factor for momentum, factor in zip(momenta, factors, strict=True)]
+    return features
+
+
+def orthogonalise(x: jax.Array) -> jax.Array:
+    """Newton-Schulz iterations on the last two axes: singular values come near 1.
+
+    Five of them, with the coefficients of Muon. x: [..., m, n] -> the same shape.
+
+    >>> singular = jnp.linalg.svd(orthogonalise(jnp.diag(jnp.array([3.0, 1.0]))), compute_uv=False)
+    >>> bool(jnp.all(jnp.abs(singular - 1) < 0.35))
+    True
+    """
+    a, b, c = NEWTON_SCHULZ
+    tall = x.shape[-2] > x.shape[-1]
+    x = jnp.swapaxes(x, -1, -2) if tall else x
+    x = x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True)) + 1e-8)
+    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    for _ in range(NUM_ITERATIONS):
+        gram = matmul(x, jnp.swapaxes(x, -1, -2))
+        x = a * x + matmul(b * gram + c * matmul(gram, gram), x)
+    return jnp.swapaxes(x, -1, -2) if tall else x
