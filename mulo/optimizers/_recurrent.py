@@ -79,4 +79,4 @@ def advance_lstm(theta: Theta, state: LSTMState, inputs: jax.Array) -> LSTMState
 
 def linear(layer: Theta, inputs: jax.Array) -> jax.Array:
     """inputs: [N, I] -> [N, O]."""
-    return jnp.matmul(inputs, layer["w"], precision=jax.lax.Precision.HIGHEST) + layer["b"]
+    return jnp.matmul(inputs, layer["w"], precision=jax.lax.Precision.HIGHEST) + layer["b"][None]

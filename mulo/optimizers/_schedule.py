@@ -24,6 +24,7 @@ class LossBuffer(NamedTuple):
 
     means: jax.Array  # [10], float32, without bias correction
     minima: jax.Array  # [10], float32, of the means with bias correction
+    decays: jax.Array  # [10], float32, of the means
     count: jax.Array  # [], int32: losses seen
 
 
@@ -53,6 +54,7 @@ def init_progress(num_steps: Any, name: str) -> Progress:
         losses=LossBuffer(
             means=jnp.zeros(NUM_MEANS, jnp.float32),
             minima=jnp.full(NUM_MEANS, 999999999999.0, jnp.float32),
+            decays=_decays(jnp.asarray(num_steps, jnp.float32)),
             count=jnp.zeros([], jnp.int32),
         ),
     )
@@ -90,12 +92,11 @@ def advance(progress: Progress, loss: Any, name: str) -> tuple[Progress, jax.Arr
         raise InputError(
             f"The loss has shape {jnp.shape(loss)}; wanted a scalar, such as the mean over the batch."
         )
-    decays = _decays(progress.num_steps)
-    losses = _add_loss(progress.losses, decays, jnp.asarray(loss, jnp.float32))
+    losses = _add_loss(progress.losses, jnp.asarray(loss, jnp.float32))
     share = progress.step.astype(jnp.float32) / progress.num_steps
     done = jnp.tanh(10.0 * (share - jnp.asarray(FRACTIONS, jnp.float32)))
     after = Progress(step=optax.safe_increment(progress.step), num_steps=progress.num_steps, losses=losses)
-    return after, jnp.concatenate([done, loss_features(losses, decays)])
+    return after, jnp.concatenate([done, loss_features(losses)])
 
 
 def _decays(num_steps: jax.Array) -> jax.Array:
@@ -105,27 +106,28 @@ def _decays(num_steps: jax.Array) -> jax.Array:
     return jnp.exp(-1.0 / half_lives)
 
 
-def _add_loss(buffer: LossBuffer, decays: jax.Array, loss: jax.Array) -> LossBuffer:
+def _add_loss(buffer: LossBuffer, loss: jax.Array) -> LossBuffer:
     """The buffer after one more loss, which counts as at most twice the largest mean.
 
     A loss that is not finite is passed over; the reference's means are NaN from then on.
     """
+    decays = buffer.decays
     corrections = 1.0 - decays ** (buffer.count + 1).astype(jnp.float32)
     largest = jnp.max(buffer.means / corrections)
     bound = jnp.where(buffer.count == 0, loss, largest)
     loss = jnp.minimum(2.0 * jnp.abs(bound), loss)
     means = decays * buffer.means + (1.0 - decays) * loss
     minima = jnp.minimum(buffer.minima, means / corrections)
-    after = LossBuffer(means=means, minima=minima, count=buffer.count + 1)
+    after = LossBuffer(means=means, minima=minima, decays=decays, count=buffer.count + 1)
     return jax.tree.map(lambda new, old: jnp.where(jnp.isfinite(loss), new, old), after, buffer)
 
 
-def loss_features(buffer: LossBuffer, decays: jax.Array) -> jax.Array:
+def loss_features(buffer: LossBuffer) -> jax.Array:
     """How far each mean lies above its minimum, over how far the next slower one lies above it, less 1: [9].
 
     Clipped to [-1, 1]; zeros before the third loss.
     """
-    corrections = 1.0 - decays ** jnp.maximum(buffer.count, 1).astype(jnp.float32)
+    corrections = 1.0 - buffer.decays ** jnp.maximum(buffer.count, 1).astype(jnp.float32)
     means, minima = buffer.means / corrections, buffer.minima[:-1]
     ratios = (means[:-1] - minima) / jnp.maximum(1e-8, means[1:] - minima)
     return jnp.where(buffer.count <= 2, 0.0, jnp.clip(ratios - 1.0, -1.0, 1.0))
