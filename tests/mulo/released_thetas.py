@@ -81,6 +81,7 @@ def mulo_arrays(hidden=4):
 
 TREES = {
     "velo": velo_tree,
+    "velo_s": velo_tree,
     "muvelo": velo_tree,
     "celo": celo_tree,
     "celo_adam": celo_adam_tree,
