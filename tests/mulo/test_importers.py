@@ -247,3 +247,20 @@ def test_the_released_weights(kind, tmp_path):
     # All but the dead layer before the LSTM, the third output and, in Celo, the controls.
     num_dead = 19 * 64 + (5 + 65 if kind == "celo" else 0)
     assert sum(x.size for x in jax.tree.leaves(checkpoint.theta)) == int(trace["meta/theta_count"]) - num_dead
+    mulo.save(tmp_path / "celo.mulo", checkpoint)
+
+    assert_trains_like(trace, mulo.optimizer(tmp_path / "celo.mulo", num_steps=int(trace["meta/num_steps"])))
+
+
+def assert_trains_like(trace, tx, num_steps=5):
+    """The same parameters as in the trace after some steps on its quadratic problem."""
+    params = {leaf: trace[f"quad/params0/{leaf}"] for leaf in ("W", "x")}
+    # That optimizers run under the strict flags too is another test's matter.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        state, update = tx.init(params), jax.jit(tx.update)
+        for t in range(num_steps):
+            grads = {leaf: trace[f"quad/grads/{leaf}"][t] for leaf in params}
+            updates, state = update(grads, state, params, value=trace["quad/losses"][t])
+            params = jax.tree.map(np.add, params, updates)
+    for leaf, param in params.items():
+        np.testing.assert_allclose(param, trace[f"quad/params/{leaf}"][num_steps - 1], rtol=1e-5)
