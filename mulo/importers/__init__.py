@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 KINDS: Mapping[str, str] = {
     "velo": "VeLO, as google/learned_optimization writes it",
     "velo_s": "Celo's VeLO of equal budget, velo-s",
-    "muvelo": "VeLO under muP, as the muLO code writes it",
+    "muvelo": "VeLO under muP, in the same form",
     "celo": "Celo's theta.state",
     "celo_adam": "Celo-Adam's theta.state",
     "celo2": "Celo2's per-parameter network",

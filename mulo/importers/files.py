@@ -45,9 +45,12 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
         raise CheckpointError("is empty; wanted a released theta file")
     if data[4:9] == b"\0\0\0\0{":
         return _read_safetensors(data)
-    if not (0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)) or _is_pickle(data):
-        found = looks_like(data[:512])
-        raise CheckpointError(f"is neither a msgpack file of Flax nor a safetensors file{found}")
+    is_pickle = data[0] == 0x80 and data[1:2] in (b"\2", b"\3", b"\4", b"\5")
+    if is_pickle or not (0x80 <= data[0] <= 0x8F or data[0] in (0xDE, 0xDF)):
+        advice = ". Where you trust it, write its theta with flax.serialization.to_bytes" if is_pickle else ""
+        raise CheckpointError(
+            f"is neither a msgpack file of Flax nor a safetensors file{looks_like(data[:512])}{advice}"
+        )
     reader = _FlaxReader(memoryview(data))
     tree = reader.read_map(1)
     reader.finish("the theta")
@@ -57,11 +60,6 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     _flatten(tree, (), arrays)
     return arrays
-
-
-def _is_pickle(data: bytes) -> bool:
-    # Both formats may begin with 0x80: as msgpack an empty dictionary, after which a file is at its end.
-    return data[0] == 0x80 and len(data) > 1
 
 
 class _FlaxReader(Reader):
