@@ -54,11 +54,9 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
     reader = _FlaxReader(memoryview(data))
     tree = reader.read_map(1)
     reader.finish("the theta")
-    for keys, theta in _WRAPPINGS:
-        if set(tree) == keys:
-            tree = tree[theta]
+    theta = next((tree[name] for keys, name in _WRAPPINGS if set(tree) == keys), tree)
     arrays: dict[str, np.ndarray] = {}
-    _flatten(tree, (), arrays)
+    _flatten(theta, (), arrays)
     return arrays
 
 

@@ -184,7 +184,11 @@ VELO_BYTES = file_bytes("velo")
         (b"", "is empty"),
         (VELO_BYTES[:-1], "ends in the middle"),
         (VELO_BYTES + b"\0", "1 bytes too many"),
-        (pickle.dumps({"w": 1}), "looks like a pickle, which mulo never opens, since that can run code. Where"),
+        (pickle.dumps({"w": 1}), "which mulo never opens, since that can run code. Where you trust it"),
+        (
+            flax.serialization.msgpack_serialize({"params": np.zeros((2, 2)), "gen_id": "", "step": 0}),
+            "has no leaf 'ff_mod_stack/~/w0__0'",
+        ),
         (b"\x80\xc0", "1 bytes too many"),
         (b"\x80", "has no leaf 'ff_mod_stack/~/w0__0'"),
         (b"PK\x03\x04" + b"\0" * 50, "looks like a zip"),
