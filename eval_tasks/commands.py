@@ -1,6 +1,7 @@
 """The commands of `mulo-eval` beside the evaluation itself. Each imports JAX only if it needs it."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from eval_tasks.names import parse_task_name
 from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from mulo.errors import InputError
+from mulo.importers import KINDS
+from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.names import lookup
 
 
@@ -114,10 +117,42 @@ def _list(argv: Sequence[str]) -> int:
     return 0
 
 
+def _import(argv: Sequence[str]) -> int:
+    parser = Parser(
+        prog="mulo-eval import",
+        description="Reads a theta that other software trained and writes it as a checkpoint file of mulo.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("file", metavar="FILE", help="a file, or hf://owner/name/file")
+    kinds = "; ".join(f"{kind}: {words}" for kind, words in KINDS.items())
+    parser.add_argument("--as", dest="kind", required=True, metavar="KIND", help=kinds)
+    parser.add_argument("-o", "--out", type=Path, required=True, help="file to write, by custom NAME.mulo")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    arguments = parser.parse_args(argv)
+    lookup(KINDS, arguments.kind, "kind of released theta")
+    if is_hub_name(arguments.file):
+        parse_hub_name(arguments.file)
+    elif not Path(arguments.file).exists():
+        raise InputError(f"{arguments.file}: no such file. Wanted a released theta.")
+    if os.path.lexists(arguments.out) and not arguments.overwrite:
+        raise InputError(f"{arguments.out}: exists already. Choose another name, or pass --overwrite.")
+
+    from mulo.checkpoint_file import save
+    from mulo.importers.released import import_theta
+
+    checkpoint = import_theta(arguments.file, arguments.kind)
+    save(arguments.out, checkpoint, overwrite=arguments.overwrite)
+    name, config = checkpoint.optimizer.name, checkpoint.optimizer.config()
+    fields = ", ".join(f"{field}={value}" for field, value in config.items())
+    print(f"{arguments.out}: {name}({fields}), {checkpoint.parametrization}")  # noqa: T201
+    return 0
+
+
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "compare": compare,
     "coord-check": _coord_check,
     "data": _data,
+    "import": _import,
     "list": _list,
     "report": report,
 }

@@ -24,6 +24,7 @@ from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
 from mulo.checkpoint_file import Checkpoint, load, theta_digest
 from mulo.errors import InputError
+from mulo.importers.hub import is_hub_name, parse_hub_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -141,7 +142,12 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
 
 
 def _name_of(source: str) -> str:
-    """A released name as it is; a run directory's name; a file's name, or its folder's for `theta.mulo`."""
+    """A released name as it is; a run directory's name; a file's name, or its folder's for `theta.mulo`.
+
+    Of a file on the hub, the repository's name without its owner's.
+    """
+    if is_hub_name(source):
+        return parse_hub_name(source).repository.partition("/")[2]
     path = Path(source).resolve() if Path(source).exists() else Path(source)
     return path.parent.name if path.name == "theta.mulo" else path.stem if path.is_file() else path.name
 

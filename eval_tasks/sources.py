@@ -1,8 +1,8 @@
 """What `--optimizer` may be, taken apart. Imports neither JAX nor what it names.
 
 - a baseline: `adamw`, `muon-oracle`;
-- a learned optimizer: a released name, a checkpoint file or a run directory, alone or as a variant:
-  `mulo-quick@cosine`, `runs/a@linear,weight_decay=0.0001`;
+- a learned optimizer: a released name, a checkpoint file, a run directory or `hf://owner/name/file`, alone
+  or as a variant: `mulo-quick@cosine`, `runs/a@linear,weight_decay=0.0001`;
 - a function of another package: `optax.lion`, `optax.lamb(b2=0.99)`, `mymodule:make`.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from eval_tasks.baselines import BASELINES
 from mulo.errors import InputError
+from mulo.importers.hub import is_hub_name
 from mulo.names import lookup
 
 SCHEDULES = ("constant", "cosine", "linear")
@@ -80,8 +81,9 @@ def parse_source(source: str) -> str | Learned | External:
         near = difflib.get_close_matches(source, BASELINES, n=1, cutoff=0.8)
         if near:
             raise InputError(f"No optimizer is called {source!r}. Did you mean {near[0]!r}?")
-    if "@" in source and not Path(source).exists():
-        path, _, variant = source.rpartition("@")
+    path, mark, variant = source.rpartition("@")
+    is_revision = is_hub_name(source) and "/" in variant  # as in hf://owner/name@revision/file
+    if mark and not is_revision and not Path(source).exists():
         return _parse_variant(path, variant)
     return Learned(source)
 

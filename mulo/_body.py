@@ -104,14 +104,16 @@ def unpack_body(data: memoryview) -> dict[str, Any]:
     Raises:
       CheckpointError: the bytes are not what `pack_body` writes.
     """
-    reader = _Reader(data)
+    reader = Reader(data)
     body = reader.read_map(1)
     reader.finish("the body")
     return body
 
 
-class _Reader:
+class Reader:
     """Reads the few msgpack forms that a body uses, one after another."""
+
+    array_codes: tuple[int, ...] = (_ARRAY_CODE,)
 
     def __init__(self, data: memoryview):
         self.data = data
@@ -175,8 +177,12 @@ class _Reader:
                 raise CheckpointError(f"the body has the key {quoted(key)} twice")
             byte = self.next_byte()
             is_map = 0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)
-            node[key] = self.read_map(depth + 1) if is_map else self.read_array(key)
+            node[key] = self.read_map(depth + 1) if is_map else self.read_leaf(key)
         return node
+
+    def read_leaf(self, key: str) -> Any:
+        """The next value, which is no dictionary."""
+        return self.read_array(key)
 
     def read_array(self, key: str) -> np.ndarray:
         fixed = {0xD4: 1, 0xD5: 2, 0xD6: 4, 0xD7: 8, 0xD8: 16}
@@ -185,9 +191,9 @@ class _Reader:
         else:
             size = self.read_size("a dictionary or an array", None, {0xC7: ">B", 0xC8: ">H", 0xC9: ">I"})
         (code,) = self.take(1)
-        if code != _ARRAY_CODE:
+        if code not in self.array_codes:
             raise CheckpointError(f"leaf {quoted(key)} has extension type {code}; wanted {_ARRAY_CODE}")
-        return _Reader(self.take(size)).read_array_fields(key)
+        return Reader(self.take(size)).read_array_fields(key)
 
     def read_array_fields(self, key: str) -> np.ndarray:
         if self.read_size("an array's fields", (0x90, 0x9F), {}) != 3:

@@ -90,7 +90,7 @@ def read_file(
     Raises:
       CheckpointError: whatever is wrong with the file, in one line.
     """
-    data = memoryview(_read_bytes(path, max_bytes))
+    data = memoryview(read_bytes(path, max_bytes))
     try:
         header, head_bytes = _decode_head(data, kind)
         return header, unpack_body(data[head_bytes:])
@@ -133,7 +133,9 @@ def _write_atomically(path: Path, pieces: list[bytes]) -> None:
         os.close(folder)
 
 
-def _read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """The bytes of a regular file of at most `max_bytes`; anything else is a `CheckpointError`."""
+
     def refuse(text: str, error: Exception | None = None) -> NoReturn:
         raise CheckpointError(f"{shown(path)}: {text}") from error
 

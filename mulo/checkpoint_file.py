@@ -18,6 +18,7 @@ from mulo._envelope import shown
 from mulo._envelope import write_file as write_file
 from mulo._types import PyTree, Theta
 from mulo.errors import CheckpointError, InputError
+from mulo.importers.hub import is_hub_name
 from mulo.names import lookup
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
@@ -81,6 +82,9 @@ def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> 
     Args:
       path_or_name: the name of a released optimizer, a checkpoint file, or a run directory of
         `mulo-meta-train` that holds `theta.mulo`. A name goes before a file called the same: write `./name`.
+        Or a file on the Hugging Face hub, `hf://owner/name/file` or `hf://owner/name@revision/file`: a
+        checkpoint file, or one of the released thetas of `mulo.importers.hub.RELEASES`. One that is in the
+        hub's local cache is read without network. Needs `pip install 'mulo[hub]'`.
       expect: the name of the learned optimizer that it must be for.
 
     Returns:
@@ -89,17 +93,16 @@ def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> 
     Raises:
       CheckpointError: no such name or file, or whatever is wrong with the file, in one line.
     """
+    if is_hub_name(path_or_name):
+        from mulo.importers.released import load_from_hub  # which needs this module
+
+        return load_from_hub(path_or_name, expect)
     path = _find(path_or_name)
     header, body = read_file(path, kind=THETA_KIND, max_bytes=MAX_THETA_BYTES)
     name, config = _optimizer_fields(header, path)
     if expect is not None and name != expect:
         raise CheckpointError(f"{shown(path)}: is for optimizer {quoted(name)}; wanted {expect!r}.")
-    try:
-        optimizer = make_optimizer(name, config)
-        expected = _expected_theta(optimizer)
-    except Exception as error:  # the values come from the file: any of them may break a constructor
-        raise CheckpointError(f"{shown(path)}: its optimizer cannot be built: {_one_line(error)}") from error
-    theta = fit(body, expected, shown(path))
+    optimizer, theta = bind(name, config, body, shown(path))
     try:
         return Checkpoint(
             optimizer=optimizer,
@@ -109,6 +112,28 @@ def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> 
         )
     except InputError as error:
         raise CheckpointError(f"{shown(path)}: {_one_line(error)}") from error
+
+
+def bind(
+    name: str, config: dict[str, Any], body: dict[str, Any], where: str
+) -> tuple[LearnedOptimizer, Theta]:
+    """The optimizer that a file is for, and the file's arrays as its theta.
+
+    Args:
+      name: of the optimizer.
+      config: its fields.
+      body: nested dictionaries of arrays.
+      where: the file, for the error.
+
+    Raises:
+      CheckpointError: there is no such optimizer, it cannot be built, or the arrays do not fit it.
+    """
+    try:
+        optimizer = make_optimizer(name, config)
+        expected = _expected_theta(optimizer)
+    except Exception as error:  # the values come from the file: any of them may break a constructor
+        raise CheckpointError(f"{where}: its optimizer cannot be built: {_one_line(error)}") from error
+    return optimizer, fit(body, expected, where)
 
 
 def to_body(tree: PyTree) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mulo.importers.layouts import from_reference as from_reference
+    from mulo.importers.released import import_theta as import_theta
 
 KINDS: Mapping[str, str] = {
     "velo": "VeLO, as google/learned_optimization writes it",
-    "muvelo": "VeLO under muP, as the muLO code writes it",
+    "velo_s": "Celo's VeLO of equal budget, velo-s",
+    "muvelo": "VeLO under muP, in the same form",
     "celo": "Celo's theta.state",
     "celo_adam": "Celo-Adam's theta.state",
     "celo2": "Celo2's per-parameter network",
@@ -19,7 +21,10 @@ KINDS: Mapping[str, str] = {
 }
 """Kinds of released theta, in words; `mulo.importers.layouts.LAYOUTS` has what each file holds."""
 
-_MODULES = {"from_reference": "mulo.importers.layouts"}
+_MODULES = {
+    "from_reference": "mulo.importers.layouts",
+    "import_theta": "mulo.importers.released",
+}
 __all__ = ["KINDS", *sorted(_MODULES)]
 
 

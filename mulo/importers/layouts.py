@@ -92,7 +92,7 @@ def _check(layout: Layout, arrays: Arrays) -> dict[str, int]:
     for size, (name, axis) in layout.sizes.items():
         shape, wanted = np.shape(arrays[name]), layout.shapes[name]
         if len(shape) != len(wanted) or shape[axis] < 1:
-            raise CheckpointError(f"leaf {quoted(name)} has shape {shape}; wanted {_spelled(wanted)}")
+            raise CheckpointError(f"leaf {quoted(name)} has shape {quoted(shape)}; wanted {_spelled(wanted)}")
         sizes[size] = shape[axis]
     for name, spelled in layout.shapes.items():
         wanted = tuple(_length(length, sizes) for length in spelled)
@@ -103,7 +103,8 @@ def _check(layout: Layout, arrays: Arrays) -> dict[str, int]:
 def _check_array(name: str, array: np.ndarray, wanted: tuple[int, ...], spelled: str) -> None:
     if array.shape != wanted:
         where_from = "" if spelled == str(wanted) else f", which is {spelled}"
-        raise CheckpointError(f"leaf {quoted(name)} has shape {array.shape}; wanted {wanted}{where_from}")
+        got = quoted(array.shape)
+        raise CheckpointError(f"leaf {quoted(name)} has shape {got}; wanted {wanted}{where_from}")
     if array.dtype != np.float32:
         raise CheckpointError(f"leaf {quoted(name)} has dtype {array.dtype}; wanted float32")
     if not np.all(np.isfinite(array)):
@@ -248,6 +249,15 @@ LAYOUTS: Mapping[str, Layout] = {
         sizes={**_RECURRENT_SIZE, **_BANK_SIZE, **_STACK_SIZE},
         to_theta=_velo_theta,
         to_config=_velo_sizes,
+    ),
+    # Celo's repository trained it without the factor 100 on the mixed weights.
+    "velo_s": Layout(
+        optimizer="velo",
+        parametrization="sp",
+        shapes=_VELO_SHAPES,
+        sizes={**_RECURRENT_SIZE, **_BANK_SIZE, **_STACK_SIZE},
+        to_theta=_velo_theta,
+        to_config=lambda sizes: {**_velo_sizes(sizes), "interp_mult": 1.0},
     ),
     # As in the configuration of its repository.
     "muvelo": Layout(

@@ -15,6 +15,10 @@ MAY_IMPORT = {
     "checkpoints": set(),
 }
 LIBRARY_NEEDS = {"jax", "optax", "flax", "numpy", "msgpack"}
+LIBRARY_EXTRAS = {  # imported inside functions
+    "mulo/importers/files.py": {"safetensors"},
+    "mulo/importers/hub.py": {"huggingface_hub"},
+}
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -27,7 +31,16 @@ def test_direction(package):
 
 def test_the_library_needs_only_its_own_dependencies():
     for source in sources("mulo"):
-        assert source.foreign_imports() <= {"mulo", *LIBRARY_NEEDS}, source.name
+        extra = LIBRARY_EXTRAS.get(source.name, set())
+        assert source.foreign_imports() <= {"mulo", *LIBRARY_NEEDS, *extra}, source.name
+
+
+def test_the_library_does_without_its_extras():
+    extras = {name for extra in LIBRARY_EXTRAS.values() for name in extra}
+    modules = [name.removesuffix(".py").replace("/", ".") for name in LIBRARY_EXTRAS]
+    program = f"import sys, mulo.checkpoint_file, {', '.join(modules)}; print(*sys.modules)"
+    output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
+    assert not extras & set(output.split())
 
 
 def test_only_files_called_so_may_import_ray():
@@ -57,6 +70,7 @@ def test_optimizers_and_mup_know_nothing_of_one_another():
         "import mulo",
         "import mulo.names, mulo.errors",
         "from mulo.optimizers import OPTIMIZERS",
+        "from mulo.importers import KINDS; import mulo.importers.hub",
         "import mulo; mulo.InputError, mulo.CheckpointError, dir(mulo)",
     ],
 )

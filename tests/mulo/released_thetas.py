@@ -81,6 +81,7 @@ def mulo_arrays(hidden=4):
 
 TREES = {
     "velo": velo_tree,
+    "velo_s": velo_tree,
     "muvelo": velo_tree,
     "celo": celo_tree,
     "celo_adam": celo_adam_tree,
@@ -102,7 +103,7 @@ def flat(tree, path=""):
 def safetensors_bytes(arrays):
     """A safetensors file as PyTorch users write it: 8 bytes of length, a JSON header, the arrays."""
     header, data = {}, b""
-    for name, array in arrays.items():
+    for name, array in sorted(arrays.items()):
         header[name] = {
             "dtype": "F32",
             "shape": list(array.shape),

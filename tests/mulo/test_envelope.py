@@ -106,7 +106,7 @@ def test_every_single_flipped_bit_is_refused(tmp_path, monkeypatch):
     for i in range(8 * len(whole)):
         changed = bytearray(whole)
         changed[i // 8] ^= 1 << i % 8
-        monkeypatch.setattr(_envelope, "_read_bytes", lambda *_, data=bytes(changed): data)
+        monkeypatch.setattr(_envelope, "read_bytes", lambda *_, data=bytes(changed): data)
         with pytest.raises(mulo.CheckpointError):
             read_theta(path)
 
@@ -289,7 +289,7 @@ def test_random_bodies_are_read_or_refused(monkeypatch):
         else:
             body = b"\x81\xa1a" * (i % 4 // 2) + rng.bytes(rng.integers(0, 60))
         data = make_file(bytes(body))
-        monkeypatch.setattr(_envelope, "_read_bytes", lambda *_, data=data: data)
+        monkeypatch.setattr(_envelope, "read_bytes", lambda *_, data=data: data)
         try:
             num_read += isinstance(read_theta("file")[1], dict)
         except mulo.CheckpointError as error:

@@ -1,14 +1,22 @@
 """Released thetas of other implementations: array by array into ours, or refused with the leaf's name."""
 
+import hashlib
+import pickle
+
+import flax.serialization
 import jax
+import msgpack
 import numpy as np
 import pytest
 
 import mulo
-from mulo.importers import KINDS, from_reference
+from mulo.importers import KINDS, from_reference, import_theta
+from mulo.importers.files import read_arrays
 from mulo.importers.layouts import LAYOUTS
 from mulo.optimizers.small_fc import effective_decays
-from tests.mulo.released_thetas import GROUPS, TREES, flat
+from tests.mulo.hostile_files import refusal
+from tests.mulo.released_files import file_bytes, shared_trace
+from tests.mulo.released_thetas import GROUPS, TREES, flat, mulo_arrays, safetensors_bytes
 
 
 def reference(kind):
@@ -116,3 +124,149 @@ def test_celo_is_not_taken_for_velo():
 def test_unknown_kind():
     with pytest.raises(mulo.InputError, match=r"No kind of released theta .* 'vela'\. Did you mean 'velo'\?"):
         from_reference("vela", {})
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("kind", TREES)
+def test_a_file_becomes_a_checkpoint(kind, tmp_path):
+    path = write(tmp_path / "theta.state", file_bytes(kind))
+    checkpoint = import_theta(path, kind)
+    config, theta = from_reference(kind, reference(kind))
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.theta, theta)
+    assert checkpoint.optimizer.config() | config == checkpoint.optimizer.config()
+    assert checkpoint.parametrization == ("mup" if kind.startswith("mu") else "sp")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert checkpoint.provenance == {"imported_from": "theta.state", "sha256": digest, "kind": kind}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda tree: {"params": tree, "gen_id": "f" * 32, "step": 70_000},
+        lambda tree: {"params": tree, "gen_id": "", "step": np.int64(-1)},
+        lambda tree: {"params": tree, "gen_id": None, "step": 1.5},
+        lambda tree: (tree, "", 0),
+    ],
+)
+def test_theta_is_found_in_what_was_saved_with_it(wrap):
+    arrays = read_arrays(flax.serialization.to_bytes(wrap(TREES["velo"]())))
+    expected = reference("velo")
+    assert arrays.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_slashes_in_keys_and_the_old_form_of_named_tuples():
+    tree = TREES["velo"]()
+    tree["rnn_params"]["rnn"] = {"linear": tree["rnn_params"].pop("rnn/linear")}
+    tree["ff_mod_stack/~"] = tree.pop("ff_mod_stack")["~"]
+    state = tree["lstm_init_state"]
+    tree["lstm_init_state"] = {
+        "name": "LSTMState",
+        "fields": {"0": "hidden", "1": "cell"},
+        "values": {"0": state.hidden, "1": state.cell},
+    }
+    arrays = read_arrays(flax.serialization.msgpack_serialize(tree))
+    assert arrays.keys() == reference("velo").keys()
+    np.testing.assert_array_equal(arrays["lstm_init_state/cell"], state.cell)
+
+
+VELO_BYTES = file_bytes("velo")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (VELO_BYTES[:-1], "ends in the middle"),
+        (VELO_BYTES + b"\0", "1 bytes too many"),
+        (pickle.dumps({"w": 1}), "which mulo never opens, since that can run code. Where you trust it"),
+        (
+            flax.serialization.msgpack_serialize({"params": np.zeros((2, 2)), "gen_id": "", "step": 0}),
+            "has no leaf 'ff_mod_stack/~/w0__0'",
+        ),
+        (b"\x80\xc0", "1 bytes too many"),
+        (b"\x80", "has no leaf 'ff_mod_stack/~/w0__0'"),
+        (b"PK\x03\x04" + b"\0" * 50, "looks like a zip"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
+        (b"\x93abc", "is neither a msgpack file of Flax nor a safetensors file"),
+        (msgpack.packb({"w": 1}), "leaf 'w' is 1; wanted an array"),
+        (msgpack.packb({"w": [1, 2]}), "0x92 where a dictionary or an array is wanted"),
+        (msgpack.packb({"w": b"ab"}), "0xc4 where a dictionary or an array is wanted"),
+        (msgpack.packb({"w": "x" * 2000}), "a name of 2000 bytes; at most 1024"),
+        (msgpack.packb({"w": msgpack.ExtType(2, b"")}), "has extension type 2; wanted 1"),
+        (b"\x82" + 2 * (msgpack.packb("a") + b"\x80"), "has the key 'a' twice"),
+        (b"\x81\xa1a" * 20, "nested deeper than 16"),
+        (b"\xdf\xff\xff\xff\xff", "declares 4294967295 entries"),
+        (msgpack.packb({"w": {"__msgpack_chunked_array__": True}}), "in chunks"),
+        (
+            flax.serialization.msgpack_serialize({"a/b": np.zeros(1), "a": {"b": np.zeros(1)}}),
+            "has two leaves called 'a/b'",
+        ),
+        ((2**31).to_bytes(8, "little") + b"{}", "declares a header of 2147483648 bytes"),
+        (file_bytes("mulo")[:-1], "is a damaged safetensors file"),
+    ],
+)
+def test_a_bad_file_is_one_line_that_names_it(content, message, tmp_path):
+    path = write(tmp_path / "theta.state", content)
+    assert message in refusal(path, lambda path: import_theta(path, "velo"))
+
+
+def test_no_byte_of_a_file_breaks_the_reader():
+    whole = file_bytes("celo2")
+    generator = np.random.default_rng(0)
+    for _ in range(300):
+        changed = bytearray(whole)
+        for place in generator.integers(0, len(whole), 3):
+            changed[place] = generator.integers(256)
+        try:
+            arrays = read_arrays(bytes(changed))
+        except mulo.CheckpointError as error:
+            assert str(error).isprintable()
+        else:
+            assert all(isinstance(array, np.ndarray) for array in arrays.values())
+
+
+@pytest.mark.parametrize("kind", ["celo", "velo"])
+def test_files_are_as_large_as_the_released_ones(kind):
+    # The sizes of theta.state in amoudgl/celo and amoudgl/velo-4000: names, dtypes and shapes are as here.
+    sizes = {"celo": ({"size": 64}, 149_216), "velo": ({"size": 512, "banks": 256}, 9_282_507)}
+    arguments, num_bytes = sizes[kind]
+    assert len(flax.serialization.to_bytes(TREES[kind](**arguments))) == num_bytes
+
+
+def test_the_torch_file_is_as_large_as_the_released_one():
+    assert len(safetensors_bytes(mulo_arrays(hidden=32))) == 10_096  # model.safetensors in btherien/mulo
+
+
+@pytest.mark.parametrize("kind", ["celo", "celo_adam"])
+def test_the_released_weights(kind, tmp_path):
+    trace = shared_trace(f"{kind}_pretrained.npz")
+    arrays = {name.removeprefix("theta/"): x for name, x in trace.items() if name.startswith("theta/")}
+    path = write(tmp_path / "theta.state", flax.serialization.msgpack_serialize(arrays))
+    checkpoint = import_theta(path, kind)
+    assert checkpoint.optimizer.lstm_hidden_size == 64
+    # All but the dead layer before the LSTM, the third output and, in Celo, the controls.
+    num_dead = 19 * 64 + (5 + 65 if kind == "celo" else 0)
+    assert sum(x.size for x in jax.tree.leaves(checkpoint.theta)) == int(trace["meta/theta_count"]) - num_dead
+    mulo.save(tmp_path / "celo.mulo", checkpoint)
+
+    assert_trains_like(trace, mulo.optimizer(tmp_path / "celo.mulo", num_steps=int(trace["meta/num_steps"])))
+
+
+def assert_trains_like(trace, tx, num_steps=5):
+    """The same parameters as in the trace after some steps on its quadratic problem."""
+    params = {leaf: trace[f"quad/params0/{leaf}"] for leaf in ("W", "x")}
+    # That optimizers run under the strict flags too is another test's matter.
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        state, update = tx.init(params), jax.jit(tx.update)
+        for t in range(num_steps):
+            grads = {leaf: trace[f"quad/grads/{leaf}"][t] for leaf in params}
+            updates, state = update(grads, state, params, value=trace["quad/losses"][t])
+            params = jax.tree.map(np.add, params, updates)
+    for leaf, param in params.items():
+        np.testing.assert_allclose(param, trace[f"quad/params/{leaf}"][num_steps - 1], rtol=1e-5)

@@ -1,0 +1,64 @@
+"""A released theta, as a file or on the hub -> a checkpoint of mulo."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import jax
+
+from mulo._envelope import MAGIC, read_bytes, shown
+from mulo.checkpoint_file import MAX_THETA_BYTES, Checkpoint, bind, load
+from mulo.errors import CheckpointError
+from mulo.importers.files import read_arrays
+from mulo.importers.hub import RELEASES, fetch, is_hub_name, parse_hub_name
+from mulo.importers.layouts import LAYOUTS, from_reference
+from mulo.names import lookup
+
+
+def import_theta(source: str | os.PathLike[str], kind: str) -> Checkpoint:
+    """Reads a theta that other software trained.
+
+    Args:
+      source: the file, or `hf://owner/name/file`.
+      kind: what it is: a key of `mulo.importers.KINDS`.
+
+    Returns:
+      The checkpoint; its provenance says the file's name, its SHA-256 and the kind.
+
+    Raises:
+      InputError: there is no such kind, or the name of the hub's file is malformed.
+      CheckpointError: the file cannot be had, or is not a theta of that kind: one line that names the leaf.
+    """
+    layout = lookup(LAYOUTS, kind, "kind of released theta")
+    where, name = shown(source), source if is_hub_name(source) else Path(source).name
+    data = read_bytes(fetch(source, MAX_THETA_BYTES) if is_hub_name(source) else source, MAX_THETA_BYTES)
+    try:
+        config, body = from_reference(kind, read_arrays(data))
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}.") from error.__cause__
+    optimizer, theta = bind(layout.optimizer, config, body, where)
+    provenance = {"imported_from": name, "sha256": hashlib.sha256(data).hexdigest(), "kind": kind}
+    return Checkpoint(
+        optimizer=optimizer,
+        theta=jax.device_put(theta),
+        parametrization=layout.parametrization,
+        provenance=provenance,
+    )
+
+
+def load_from_hub(name: str, expect: str | None = None) -> Checkpoint:
+    """A checkpoint of mulo on the hub, or one of `RELEASES`; see `mulo.load`."""
+    path = fetch(name, MAX_THETA_BYTES)
+    if read_bytes(path, MAX_THETA_BYTES).startswith(MAGIC):
+        return load(path, expect=expect)
+    file = parse_hub_name(name)
+    kind = RELEASES.get((file.repository, file.file))
+    if kind is None:
+        raise CheckpointError(
+            f"{name}: is neither a checkpoint file of mulo nor a released theta that mulo knows. If it is of "
+            f"a kind that mulo reads: mulo-eval import {name} --as KIND -o FILE."
+        )
+    checkpoint = import_theta(name, kind)
+    if expect is not None and checkpoint.optimizer.name != expect:
+        raise CheckpointError(f"{name}: is for optimizer {checkpoint.optimizer.name!r}; wanted {expect!r}.")
+    return checkpoint

@@ -1,0 +1,138 @@
+"""`mulo.load("hf://owner/name/file")`: from the hub's cache, from the hub, or one line of why not."""
+
+import socket
+import sys
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+
+import mulo
+from mulo.importers import hub
+from tests.descriptors import SMALL_FC_H4
+from tests.mulo.released_files import COMMIT, file_bytes, hub_server, put_into_cache
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def connect(*_):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+
+
+@pytest.fixture
+def mulo_bytes(tmp_path):
+    mulo.save(tmp_path / "theta.mulo", SMALL_FC_H4.checkpoint())
+    return (tmp_path / "theta.mulo").read_bytes()
+
+
+def refusal(name):
+    with pytest.raises(mulo.CheckpointError) as caught:
+        mulo.load(name)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 500
+    return message
+
+
+def use_server(monkeypatch, address):
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("at", ["", "@main", f"@{COMMIT}"])
+def test_a_cached_checkpoint_needs_no_network(at, cache, mulo_bytes):
+    put_into_cache(cache, "owner/name", "runs/theta.mulo", mulo_bytes)
+    checkpoint = mulo.load(f"hf://owner/name{at}/runs/theta.mulo", expect="small_fc")
+    assert checkpoint.optimizer == SMALL_FC_H4.make()
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("repository", "file"), hub.RELEASES)
+def test_known_releases_are_imported(repository, file, cache):
+    kind = hub.RELEASES[repository, file]
+    put_into_cache(cache, repository, file, file_bytes(kind))
+    checkpoint = mulo.load(f"hf://{repository}/{file}")
+    assert checkpoint.provenance["imported_from"] == f"hf://{repository}/{file}"
+    assert checkpoint.provenance["kind"] == kind
+    with pytest.raises(mulo.CheckpointError, match="wanted 'other'"):
+        mulo.load(f"hf://{repository}/{file}", expect="other")
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_unknown_release_is_told_how_to_import_it(cache):
+    put_into_cache(cache, "owner/name", "theta.state", file_bytes("small_fc"))
+    message = refusal("hf://owner/name/theta.state")
+    assert "mulo-eval import hf://owner/name/theta.state --as KIND -o FILE" in message
+
+
+@pytest.mark.usefixtures("no_network", "cache")
+def test_offline_is_one_line_and_one_attempt(monkeypatch):
+    slept = []
+    monkeypatch.setattr("time.sleep", slept.append)
+    message = refusal("hf://amoudgl/celo/theta.state")
+    assert "the hub cannot be reached. Connect to the network, or fetch the file elsewhere" in message
+    assert not slept  # it would be waiting between attempts
+
+
+@pytest.mark.usefixtures("cache")
+def test_offline_mode_is_one_line(monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "offline mode is enabled" in refusal("hf://amoudgl/celo/theta.state")
+
+
+def test_a_download_goes_to_the_cache(cache, mulo_bytes, monkeypatch):
+    with hub_server(mulo_bytes) as (address, requests):
+        use_server(monkeypatch, address)
+        first = mulo.load("hf://owner/name@v1/theta.mulo")
+        num_requests = len(requests)
+        second = mulo.load("hf://owner/name@v1/theta.mulo")
+    assert requests[0] == ("HEAD", "/owner/name/resolve/v1/theta.mulo")
+    assert num_requests == len(requests)
+    assert (cache / "models--owner--name" / "snapshots" / COMMIT / "theta.mulo").exists()
+    np.testing.assert_array_equal(first.theta["mlp"]["w0"], second.theta["mlp"]["w0"])
+
+
+@pytest.mark.usefixtures("cache")
+def test_what_the_hub_does_not_have_is_one_line(monkeypatch):
+    with hub_server(b"") as (address, _):
+        use_server(monkeypatch, address)
+        assert "there is no such repository, or it needs a login" in refusal("hf://other/name/theta.mulo")
+        assert "the repository has no such revision" in refusal("hf://owner/name@v2/theta.mulo")
+        assert "the repository has no such file" in refusal("hf://owner/name/theta.state")
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_huge_file_is_not_downloaded(monkeypatch):
+    with hub_server(b"", content_length=2**40) as (address, requests):
+        use_server(monkeypatch, address)
+        assert f"has {2**40} bytes; wanted at most" in refusal("hf://owner/name/theta.mulo")
+    assert [method for method, _ in requests] == ["HEAD"]
+
+
+def test_without_the_packages_the_command_is_said(cache, monkeypatch):
+    put_into_cache(cache, "btherien/mulo", "model.safetensors", file_bytes("mulo"))
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    assert "pip install 'mulo[hub]'" in refusal("hf://btherien/mulo/model.safetensors")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    message = refusal("hf://btherien/mulo/model.safetensors")
+    assert "need the package huggingface_hub: pip install 'mulo[hub]'" in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf://", "hf://owner/name", "hf://owner/theta.mulo@v1", "hf://o/n/../x", "hf://o/n//x", "hf://o/n@/x", "hf:///n/x"],
+)
+def test_malformed_names(name):
+    with pytest.raises(mulo.InputError, match="wanted hf://owner/name/file"):
+        mulo.load(name)
