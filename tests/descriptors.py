@@ -16,6 +16,10 @@ MOMENTUM_INPUT = 2
 """Row of SmallFC's first weights that reads the fastest momentum (decay 0.9)."""
 
 
+VELO_MOMENTUM_INPUT = 3
+"""The same of VeLO's, Celo's and Celo2's."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LearnedOptimizerRow:
     """What a learned optimizer is and needs."""
@@ -38,13 +42,57 @@ def small_fc_golden_theta(optimizer: mulo.SmallFC) -> Theta:
     Two hidden units hold relu(x) and relu(-x); the output is their difference. The optimizer is then
     gradient descent with momentum 0.9, normalised tensor by tensor, at learning rate `step_mult`.
     """
-    theta = jax.tree.map(jnp.zeros_like, optimizer.init_theta(jax.random.key(0)))
-    mlp = theta["mlp"]
-    pair = jnp.array([1.0, -1.0])
-    mlp["w0"] = mlp["w0"].at[MOMENTUM_INPUT, :2].set(pair)
-    mlp["w1"] = mlp["w1"].at[(0, 1), (0, 1)].set(1.0)
-    mlp["w2"] = mlp["w2"].at[:2, 0].set(pair)
+    theta = _zeros(optimizer)
+    theta["mlp"] = _momentum_mlp(theta["mlp"], MOMENTUM_INPUT)
     return theta
+
+
+def _zeros(optimizer: LearnedOptimizer) -> Theta:
+    return jax.tree.map(jnp.zeros_like, optimizer.init_theta(jax.random.key(0)))
+
+
+def _momentum_mlp(mlp: Theta, momentum_input: int) -> Theta:
+    """Weights of a per-parameter network that gives its `momentum_input`. mlp: of zeros."""
+    pair = jnp.array([1.0, -1.0])
+    return {
+        **mlp,
+        "w0": mlp["w0"].at[momentum_input, :2].set(pair),
+        "w1": mlp["w1"].at[(0, 1), (0, 1)].set(1.0),
+        "w2": mlp["w2"].at[:2, 0].set(pair),
+    }
+
+
+def velo_golden_theta(optimizer: mulo.VeLO) -> Theta:
+    """The same with VeLO: the LSTM gives zeros, every network of the bank is that one, step sizes are 1.
+
+    Steps are in proportion to the root mean square of the tensor too, where `param_scale` says so.
+    """
+    theta = _zeros(optimizer)
+    theta["bank"] = jax.vmap(lambda mlp: _momentum_mlp(mlp, VELO_MOMENTUM_INPUT))(theta["bank"])
+    theta["controls"]["b"] += 1.0 / optimizer.interp_mult
+    theta["step_size"]["b"] += 1.0
+    return theta
+
+
+def celo_golden_theta(optimizer: mulo.Celo) -> Theta:
+    """The same with Celo: its rate is 1. Steps are in proportion to the root mean square of the tensor."""
+    theta = _zeros(optimizer)
+    theta["mlp"] = _momentum_mlp(theta["mlp"], VELO_MOMENTUM_INPUT)
+    theta["step_size"]["b"] += jnp.log(10.0)
+    return theta
+
+
+def celo_adam_golden_theta(optimizer: mulo.CeloAdam) -> Theta:
+    """Adam at a constant learning rate of `step_mult`."""
+    theta = _zeros(optimizer)
+    theta["step_size"]["b"] += jnp.log(10.0)
+    return theta
+
+
+def celo2_golden_theta(optimizer: mulo.Celo2) -> Theta:
+    """Momentum over its root mean square, and Adam for biases."""
+    theta = _zeros(optimizer)
+    return {"mlp": _momentum_mlp(theta["mlp"], VELO_MOMENTUM_INPUT)}
 
 
 SMALL_FC_H4 = LearnedOptimizerRow(
@@ -62,6 +110,29 @@ SMALL_FC_SCALE_FREE = LearnedOptimizerRow(
     make=lambda: mulo.SmallFC(hidden_size=4, step_mult=0.001, scale_free=True),
     golden_theta=small_fc_golden_theta,
 )
-ROWS = (SMALL_FC_H4, SMALL_FC_H32)
-ROW_OF_EACH_STATE = (SMALL_FC_H4,)
+VELO = LearnedOptimizerRow(
+    name="velo",
+    make=lambda: mulo.VeLO(lstm_hidden_size=4, num_banks=2, hidden_size=2),
+    golden_theta=velo_golden_theta,
+    num_steps=50,
+)
+CELO = LearnedOptimizerRow(
+    name="celo",
+    make=lambda: mulo.Celo(lstm_hidden_size=4, hidden_size=2),
+    golden_theta=celo_golden_theta,
+    num_steps=50,
+)
+CELO_ADAM = LearnedOptimizerRow(
+    name="celo_adam",
+    make=lambda: mulo.CeloAdam(lstm_hidden_size=4),
+    golden_theta=celo_adam_golden_theta,
+    num_steps=50,
+)
+CELO2 = LearnedOptimizerRow(
+    name="celo2",
+    make=lambda: mulo.Celo2(hidden_size=2, adam_pattern="/b$"),
+    golden_theta=celo2_golden_theta,
+)
+ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2)
+ROW_OF_EACH_STATE = (SMALL_FC_H4, VELO)
 ROW_OF_EACH_NORMALISATION = (*ROWS, SMALL_FC_SCALE_FREE)

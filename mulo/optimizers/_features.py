@@ -112,41 +112,53 @@ def make_ingredients(
         Where all gradients were zero s is 1.
     """
     axes = factored_axes(grad.shape)
-    rows, cols, scale = accumulators.rows, accumulators.cols, None
+    rows, cols, scale, bound = accumulators.rows, accumulators.cols, None, None
     if scale_free:
         inverse = _inverse_scale(accumulators.second_moment)
         rows, cols = ([x * jnp.square(inverse) for x in vectors] for vectors in (rows, cols))
         scale = jnp.reshape(inverse, (1,) * grad.ndim)
+    if features.gradient_bound is not None:
+        bound = jnp.full((1,) * grad.ndim, features.gradient_bound, jnp.float32)
     if axes is None:
-        one = jnp.ones((1,) * grad.ndim, jnp.float32)
-        grad_factors = tuple((_safe_rsqrt(row + 1e-9), one) for row in rows)
-        # The reference's form for rank 0 and 1.
-        momentum_factors = tuple(((row + features.vector_epsilon) ** -0.5, one) for row in rows)
         cols = rows  # of rank 0 and 1 the factored second moment has one set of vectors
     else:
-        d1, d0 = axes
-        rows = tuple(jnp.expand_dims(row, d0) for row in rows)
-        cols = tuple(jnp.expand_dims(col, d1) for col in cols)
-        grad_factors = momentum_factors = tuple(
-            (_safe_rsqrt(row / (jnp.mean(row, axis=d1, keepdims=True) + 1e-9)), _safe_rsqrt(col))
-            for row, col in zip(rows, cols, strict=True)
-        )
+        rows = [jnp.expand_dims(row, axes[1]) for row in rows]
+        cols = [jnp.expand_dims(col, axes[0]) for col in cols]
     ingredients = Ingredients(
         grad=grad,
         param=param,
         momenta=accumulators.momenta,
         second_moment=accumulators.second_moment,
-        grad_factors=grad_factors,
-        momentum_factors=momentum_factors,
+        grad_factors=tuple(gradient_factors(rows, cols, axes)),
+        momentum_factors=tuple(gradient_factors(rows, cols, axes))
+        if axes is not None
+        # The reference's form for rank 0 and 1.
+        else tuple(((row + features.vector_epsilon) ** -0.5, jnp.ones_like(row[:1])) for row in rows),
         gradient_scale=scale,
-        gradient_bound=None
-        if features.gradient_bound is None
-        else jnp.full((1,) * grad.ndim, features.gradient_bound, jnp.float32),
+        gradient_bound=bound,
     )
     return ingredients, AxisFeatures(
         row=(*rows, *(jax.lax.rsqrt(row + 1e-8) for row in rows)),
         col=(*cols, *(jax.lax.rsqrt(col + 1e-8) for col in cols)),
     )
+
+
+def gradient_factors(
+    rows: Sequence[jax.Array], cols: Sequence[jax.Array], axes: tuple[int, int] | None
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Row and column factor that divide a gradient by the root of its factored second moment.
+
+    Args:
+      rows: [*shape] with length 1 along d0.
+      cols: [*shape] with length 1 along d1.
+      axes: (d1, d0); `None` for rank 0 and 1, where rows are whole vectors and columns do not count.
+    """
+    if axes is None:
+        return [(_safe_rsqrt(row + 1e-9), jnp.ones_like(row[:1])) for row in rows]
+    return [
+        (_safe_rsqrt(row / (jnp.mean(row, axis=axes[0], keepdims=True) + 1e-9)), _safe_rsqrt(col))
+        for row, col in zip(rows, cols, strict=True)
+    ]
 
 
 def _inverse_scale(second_moment: jax.Array) -> jax.Array:

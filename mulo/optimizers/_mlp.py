@@ -110,10 +110,10 @@ def _apply_unrolled(
     """
     features, units = element_features(ingredients), range(len(mlp["b1"]))
     hidden = [
-        jax.nn.relu(_dot(features, mlp["w0"], unit, sum(share[unit] for share in shares))) for unit in units
+        jax.nn.relu(dot(features, mlp["w0"], unit, sum(share[unit] for share in shares))) for unit in units
     ]
-    hidden = [jax.nn.relu(_dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
-    direction, magnitude = (_dot(hidden, mlp["w2"], output, mlp["b2"][output]) for output in range(2))
+    hidden = [jax.nn.relu(dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
+    direction, magnitude = (dot(hidden, mlp["w2"], output, mlp["b2"][output]) for output in range(2))
     return direction * jnp.exp(exp_mult * magnitude)
 
 
@@ -133,7 +133,7 @@ def _unrolled_backward(exp_mult: float, arguments: tuple[Any, ...], cotangent: j
 _apply_unrolled.defvjp(_unrolled_forward, _unrolled_backward)
 
 
-def _dot(inputs: Sequence[jax.Array], weights: jax.Array, unit: int, start: jax.Array) -> jax.Array:
+def dot(inputs: Sequence[jax.Array], weights: jax.Array, unit: int, start: jax.Array) -> jax.Array:
     """Start + sum of inputs times weights. inputs: [I] arrays [*shape]; weights: [I, O]."""
     for index, x in enumerate(inputs):
         start = start + x * weights[index, unit]

@@ -216,11 +216,10 @@ class CeloAdam:
           InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
         """
         _tree.check_float_leaves(params)
-        zeros = jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
         return CeloAdamState(
             progress=_schedule.init_progress(num_steps, self.name),
-            momentum=zeros,
-            second_moment=zeros,
+            momentum=_zeros_like(params),
+            second_moment=_zeros_like(params),
             lstm=init_lstm_state(theta, 1),
         )
 
@@ -253,6 +252,10 @@ class CeloAdam:
         return updates, CeloAdamState(
             progress=schedule.progress, momentum=momentum, second_moment=second_moment, lstm=schedule.lstm
         )
+
+
+def _zeros_like(params: Params) -> PyTree:
+    return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
 
 
 # Not Optax's Adam: the reference, and the released weights, take 1 - 0.999 in float32, which is 1.3e-5 off.

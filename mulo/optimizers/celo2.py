@@ -30,9 +30,10 @@ from mulo.optimizers._accumulators import (
     factored_axes,
     init_accumulators,
 )
-from mulo.optimizers._features import VELO_FEATURES
+from mulo.optimizers._blocks import is_sharded
+from mulo.optimizers._features import VELO_FEATURES, gradient_factors
 from mulo.optimizers._fields import check_fields
-from mulo.optimizers._mlp import init_mlp
+from mulo.optimizers._mlp import dot, init_mlp
 from mulo.optimizers._tensors import (
     Tensor,
     flat_multipliers,
@@ -163,10 +164,11 @@ class Celo2:
         self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array
     ) -> jax.Array:
         """Direction of root mean square 1, [*shape]."""
-        features = jnp.stack([_normalise(x) for x in _make_features(accumulators, grad, param)])
-        hidden = jax.nn.relu(_layer(mlp["w0"][: len(features)], mlp["b0"], features))
-        hidden = jax.nn.relu(_layer(mlp["w1"], mlp["b1"], hidden))
-        (direction,) = _layer(mlp["w2"], mlp["b2"], hidden)
+        features = [_normalise(x) for x in _make_features(accumulators, grad, param)]
+        units = range(self.hidden_size)
+        hidden = [jax.nn.relu(dot(features, mlp["w0"], unit, mlp["b0"][unit])) for unit in units]
+        hidden = [jax.nn.relu(dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
+        direction = dot(hidden, mlp["w2"], 0, mlp["b2"][0])
         if self.newton_schulz and param.ndim >= 2:
             direction = orthogonalise(direction)
         return _normalise(direction)
@@ -178,12 +180,6 @@ def _adam_step(accumulators: Accumulators, grad: jax.Array, param: jax.Array) ->
     return accumulators.momenta[0] * jax.lax.rsqrt(accumulators.second_moment + 1e-8)
 
 
-def _layer(weights: jax.Array, bias: jax.Array, inputs: jax.Array) -> jax.Array:
-    """weights: [I, O], inputs: [I, *shape] -> [O, *shape]."""
-    product = jnp.tensordot(weights, inputs, axes=([0], [0]), precision=jax.lax.Precision.HIGHEST)
-    return product + jnp.reshape(bias, bias.shape + (1,) * (inputs.ndim - 1))
-
-
 def _normalise(x: jax.Array) -> jax.Array:
     """Divides by the root mean square over the last two axes; of a vector, over all of it."""
     axes = tuple(range(max(0, x.ndim - 2), x.ndim))
@@ -191,29 +187,24 @@ def _normalise(x: jax.Array) -> jax.Array:
 
 
 def _make_features(accumulators: Accumulators, grad: jax.Array, param: jax.Array) -> list[jax.Array]:
-    """The 30 features of a tensor, or the first 15 where its rank is 0 or 1; in the order of VeLO's."""
+    """The 30 features of a tensor, or the first 15 where its rank is 0 or 1; in the order of VeLO's.
+
+    Those of rows and columns have length 1 along an axis.
+    """
     momenta, second_moment, rows, cols = accumulators
     inverse_root = jax.lax.rsqrt(second_moment + 1e-8)
     axes = factored_axes(grad.shape)
-    if axes is None:
-        factors = [jax.lax.rsqrt(jnp.maximum(row + 1e-9, 1e-9)) for row in rows]
-    else:
-        d1, d0 = axes
-        rows = [jnp.expand_dims(row, d0) for row in rows]
-        cols = [jnp.expand_dims(col, d1) for col in cols]
-        factors = [
-            jax.lax.rsqrt(jnp.maximum(row / (jnp.mean(row, axis=d1, keepdims=True) + 1e-9), 1e-9))
-            * jax.lax.rsqrt(jnp.maximum(col, 1e-9))
-            for row, col in zip(rows, cols, strict=True)
-        ]
+    if axes is not None:
+        rows = [jnp.expand_dims(row, axes[1]) for row in rows]
+        cols = [jnp.expand_dims(col, axes[0]) for col in cols]
+    factors = [row * col for row, col in gradient_factors(rows, cols, axes)]
     features = [
         *(grad, jnp.clip(grad, -0.1, 0.1), param, *momenta, second_moment),
         *(momentum * inverse_root for momentum in momenta),
         *(inverse_root, *(grad * factor for factor in factors), grad * inverse_root),
     ]
     if axes is not None:
-        constant = [*rows, *cols, *(jax.lax.rsqrt(x + 1e-8) for x in (*rows, *cols))]
-        features += [jnp.broadcast_to(x, grad.shape) for x in constant]
+        features += [*rows, *cols, *(jax.lax.rsqrt(x + 1e-8) for x in (*rows, *cols))]
         features += [momentum * factor for momentum, factor in zip(momenta, factors, strict=True)]
     return features
 
@@ -231,8 +222,17 @@ def orthogonalise(x: jax.Array) -> jax.Array:
     tall = x.shape[-2] > x.shape[-1]
     x = jnp.swapaxes(x, -1, -2) if tall else x
     x = x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True)) + 1e-8)
-    matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    spread = whole = None
+    if is_sharded(x):
+        spread = jax.typeof(x).sharding
+        spec = jax.sharding.PartitionSpec(*spread.spec[:-2], None, None)
+        whole = jax.sharding.NamedSharding(spread.mesh, spec)
     for _ in range(NUM_ITERATIONS):
-        gram = matmul(x, jnp.swapaxes(x, -1, -2))
-        x = a * x + matmul(b * gram + c * matmul(gram, gram), x)
+        gram = _matmul(x, jnp.swapaxes(x, -1, -2), whole)
+        x = a * x + _matmul(b * gram + c * _matmul(gram, gram, whole), x, spread)
     return jnp.swapaxes(x, -1, -2) if tall else x
+
+
+def _matmul(x: jax.Array, y: jax.Array, sharding: jax.sharding.Sharding | None) -> jax.Array:
+    """The product; `sharding` is its own, where the types of its factors have one."""
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST, out_sharding=sharding)

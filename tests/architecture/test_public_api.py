@@ -5,11 +5,18 @@ import inspect
 import mulo
 
 SIGNATURES = {
+    "Celo": "(*, lstm_hidden_size=64, hidden_size=4, step_mult=0.001, exp_mult=0.001, learned_rate=True)",
+    "Celo2": "(*, hidden_size=8, step_mult=0.001, weight_decay=0.0, newton_schulz=True, adam_pattern='/b$')",
+    "CeloAdam": "(*, lstm_hidden_size=64, step_mult=0.001)",
     "Checkpoint": "(optimizer, theta, parametrization, provenance=<factory>)",
     "CheckpointError": "an error",
     "InputError": "an error",
+    "MuVeLO": "(*, lstm_hidden_size=16, num_banks=8, hidden_size=4, interp_mult=1.0, param_scale=False, "
+    "step_mult=0.001, exp_mult=0.001)",
     "OptimizerState": "(params, theta, inner, optimizer, mup)",
     "SmallFC": "(*, hidden_size=32, step_mult=0.001, exp_mult=0.001, max_global_norm=0.0, scale_free=False)",
+    "VeLO": "(*, lstm_hidden_size=512, num_banks=256, hidden_size=4, interp_mult=100.0, param_scale=True, "
+    "step_mult=0.001, exp_mult=0.001)",
     "apply": "(optimizer_state, grads, *, value=None)",
     "init": "(params, source, *, mup=None, num_steps=None)",
     "load": "(path_or_name, *, expect=None)",

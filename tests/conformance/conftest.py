@@ -1,4 +1,6 @@
-"""The rows, and what every promise is tried on; of session scope, so that each step compiles once."""
+"""The rows, and what every promise is tried on; kept for each row, so that each step compiles once."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,27 +14,65 @@ SHAPES = {"b": (4,), "w": (8, 4)}
 NUM_STEPS = 3
 
 
-@pytest.fixture(scope="session", params=ROWS, ids=lambda row: row.name)
+@pytest.fixture(params=ROWS, ids=lambda row: row.name)
 def row(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
-def checkpoint(row):
-    """Random weights: every feature counts."""
+@functools.cache
+def _checkpoint(row):
     return row.checkpoint(golden=False)
 
 
-@pytest.fixture(scope="session")
-def tx(row, checkpoint):
-    return mulo.optimizer(checkpoint, num_steps=row.num_steps)
+@functools.cache
+def _tx(row):
+    return mulo.optimizer(_checkpoint(row), num_steps=row.num_steps)
+
+
+@functools.cache
+def _step(row):
+    return jax.jit(make_step(_tx(row)))
+
+
+@functools.cache
+def _wanted(row):
+    params, *grads = _parameters_and_gradients()
+    return run(_step(row), params, _tx(row).init(params), grads)
+
+
+@pytest.fixture
+def checkpoint(row):
+    """Random weights: every feature counts."""
+    return _checkpoint(row)
+
+
+@pytest.fixture
+def tx(row):
+    return _tx(row)
+
+
+@pytest.fixture
+def step(row):
+    """The jitted step, compiled once for each tree of shapes."""
+    return _step(row)
+
+
+@pytest.fixture
+def wanted(row):
+    """Parameters and state after all of `grads`."""
+    return _wanted(row)
+
+
+def loss_of(grads):
+    """A loss to go with gradients; not constant: VeLO looks at differences, then of roundings alone."""
+    return jnp.sum(jnp.square(grads["w"].astype(jnp.float32)))
 
 
 def make_step(tx):
     """One training step, to be jitted."""
 
     def step(params, state, grads):
-        updates, state = tx.update(grads, state, params, value=jnp.float32(1.0))
+        updates, state = tx.update(grads, state, params, value=loss_of(grads))
         return optax.apply_updates(params, updates), state
 
     return step
@@ -45,18 +85,6 @@ def run(step, params, state, grads):
     return params, state
 
 
-@pytest.fixture(scope="session")
-def step(tx):
-    """The jitted step, compiled once for each tree of shapes."""
-    return jax.jit(make_step(tx))
-
-
-@pytest.fixture(scope="session")
-def wanted(tx, step, params, grads):
-    """Parameters and state after all of `grads`."""
-    return run(step, params, tx.init(params), grads)
-
-
 def _random(seed, shapes=SHAPES):
     return {
         name: jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), shape)
@@ -64,12 +92,18 @@ def _random(seed, shapes=SHAPES):
     }
 
 
-@pytest.fixture(scope="session")
+@functools.cache
+def _parameters_and_gradients():
+    """Parameters, and a gradient for each step, of different sizes."""
+    grads = [jax.tree.map(lambda g, s=10.0**-i: g * jnp.float32(s), _random(i + 1)) for i in range(NUM_STEPS)]
+    return [_random(0), *grads]
+
+
+@pytest.fixture
 def params():
-    return _random(0)
+    return _parameters_and_gradients()[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def grads():
-    """One tree for each step, of different sizes."""
-    return [jax.tree.map(lambda g, s=10.0**-i: g * jnp.float32(s), _random(i + 1)) for i in range(NUM_STEPS)]
+    return _parameters_and_gradients()[1:]

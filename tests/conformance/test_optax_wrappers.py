@@ -12,11 +12,11 @@ import pytest
 
 import mulo
 from tests.closeness import assert_trees_close, assert_trees_equal
-from tests.conformance.conftest import make_step, run
+from tests.conformance.conftest import loss_of, make_step, run
 from tests.descriptors import ROW_OF_EACH_STATE
 
 
-@pytest.fixture(scope="session", params=ROW_OF_EACH_STATE, ids=lambda row: row.name)
+@pytest.fixture(params=ROW_OF_EACH_STATE, ids=lambda row: row.name)
 def row(request):
     return request.param
 
@@ -26,7 +26,7 @@ def final(tx, params, grads):
     return run(jax.jit(make_step(tx)), params, tx.init(params), grads)[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def alone(tx, step):
     """The same of the optimizer without a wrapper."""
     return lambda params, grads: run(step, params, tx.init(params), grads)[0]
@@ -61,15 +61,19 @@ def test_partition(tx, params, grads, alone):
 
 
 def test_partition_under_mup(row, params, grads):
-    base = {"b": jnp.ones(2), "w": jnp.ones((4, 2))}
-    mup = mulo.mup.infer(params, base)
-    tx = mulo.optimizer(row.checkpoint("mup", golden=False), mup=mup, num_steps=row.num_steps)
+    def make(params):
+        base = {name: jnp.ones([length // 2 for length in x.shape]) for name, x in params.items()}
+        mup = mulo.mup.infer(params, base)
+        return mulo.optimizer(row.checkpoint("mup", golden=False), mup=mup, num_steps=row.num_steps)
+
+    tx = make(params)
     got = final(
         optax.partition({"learned": tx, "none": optax.set_to_zero()}, {"b": "none", "w": "learned"}),
         params,
         grads,
     )
-    assert_trees_close(got["w"], final(tx, params, grads)["w"])
+    weights, *weight_grads = ({"w": tree["w"]} for tree in (params, *grads))
+    assert_trees_close(got["w"], final(make(weights), weights, weight_grads)["w"])
 
 
 def test_multi_steps(tx, params, grads, alone):
@@ -92,11 +96,11 @@ def test_inject_hyperparams(row, checkpoint, tx, params, grads):
     injected = optax.inject_hyperparams(factory)(source=checkpoint, learning_rate=1.0)
     state = injected.init(params)
     update = jax.jit(injected.update)
-    updates, _ = update(grads[0], state, params)
-    wanted, _ = jax.jit(tx.update)(grads[0], tx.init(params), params)
+    updates, _ = update(grads[0], state, params, value=loss_of(grads[0]))
+    wanted, _ = jax.jit(tx.update)(grads[0], tx.init(params), params, value=loss_of(grads[0]))
     assert_trees_close(updates, wanted)
     state.hyperparams["learning_rate"] = jnp.float32(0.25)
-    quarter, _ = update(grads[0], state, params)
+    quarter, _ = update(grads[0], state, params, value=loss_of(grads[0]))
     assert_trees_equal(quarter, jax.tree.map(lambda u: u * 0.25, updates))
     assert update._cache_size() == 1
 
@@ -109,8 +113,8 @@ def test_learning_rate_is_a_factor_and_a_schedule_counts_updates(row, checkpoint
     state, plain_state = scheduled.init(params), tx.init(params)
     update, plain_update = jax.jit(scheduled.update), jax.jit(tx.update)
     for i, g in enumerate(grads):
-        updates, state = update(g, state, params)
-        wanted, plain_state = plain_update(g, plain_state, params)
+        updates, state = update(g, state, params, value=loss_of(g))
+        wanted, plain_state = plain_update(g, plain_state, params, value=loss_of(g))
         assert_trees_close(updates, jax.tree.map(lambda u, i=i: u * 0.5**i, wanted))
     assert int(state.count) == len(grads)
 

@@ -10,13 +10,17 @@ from jax.sharding import PartitionSpec as P
 
 import mulo
 from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
-from tests.conformance.conftest import make_step, run
+from tests.conformance.conftest import loss_of, make_step, run
 from tests.descriptors import ROW_OF_EACH_NORMALISATION
 
 each_normalisation = pytest.mark.parametrize(
-    "row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name, indirect=True, scope="session"
+    "row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name, indirect=True
 )
 """For what sums over a tensor, memory and narrow dtypes may break."""
+
+
+def apply_with_loss(optimizer_state, grads):
+    return mulo.apply(optimizer_state, grads, value=loss_of(grads))
 
 
 def types(tree):
@@ -78,14 +82,14 @@ def test_narrow_parameters_have_float32_statistics(tx, params, grads, dtype):
     state = tx.init(params)
     update = jax.jit(tx.update)
     for g in grads:
-        updates, state = update(g, state, params)
+        updates, state = update(g, state, params, value=loss_of(g))
     assert {u.dtype for u in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
     assert {x.dtype for x in jax.tree.leaves(state)} == {jnp.dtype(jnp.float32), jnp.dtype(jnp.int32)}
     # The same values held in float32 give the same step, to the rounding of the narrow dtype.
     wide, *wide_grads = (jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (params, *grads))
     wide_state = tx.init(wide)
     for g in wide_grads:
-        wide_updates, wide_state = update(g, wide_state, wide)
+        wide_updates, wide_state = update(g, wide_state, wide, value=loss_of(g))
     assert_trees_close(updates, wide_updates, tolerance=2 * float(jnp.finfo(dtype).eps))
     assert_trees_close(state, wide_state)
 
@@ -114,8 +118,9 @@ def test_state_survives_flax_serialization(tx, step, params, grads, wanted):
 def test_two_line_form_gives_the_same_bits(row, checkpoint, tx, params, grads):
     @jax.jit
     def both(params, state, optimizer_state, grads):
-        updates, state = tx.update(grads, state, params, value=jnp.float32(1.0))
-        mine, optimizer_state = mulo.apply(optimizer_state, grads, value=jnp.float32(1.0))
+        loss = loss_of(grads)
+        updates, state = tx.update(grads, state, params, value=loss)
+        mine, optimizer_state = mulo.apply(optimizer_state, grads, value=loss)
         return updates, mine, optax.apply_updates(params, updates), state, optimizer_state
 
     state = tx.init(params)
@@ -129,7 +134,7 @@ def test_two_line_form_gives_the_same_bits(row, checkpoint, tx, params, grads):
 
 
 def test_two_line_form_survives_flax_serialization(row, checkpoint, params, grads):
-    step = jax.jit(mulo.apply)
+    step = jax.jit(apply_with_loss)
     fresh = mulo.init(params, checkpoint, num_steps=row.num_steps)
     _, saved = step(fresh, grads[0])
     restored = flax.serialization.from_bytes(fresh, flax.serialization.to_bytes(saved))
@@ -139,7 +144,7 @@ def test_two_line_form_survives_flax_serialization(row, checkpoint, params, grad
 def test_two_line_form_donated(row, checkpoint, params, grads):
     optimizer_state = mulo.init(params, checkpoint, num_steps=row.num_steps)
     donated = jax.tree.leaves(optimizer_state)
-    step = jax.jit(mulo.apply, donate_argnums=0)
+    step = jax.jit(apply_with_loss, donate_argnums=0)
     for g in grads:
         _, optimizer_state = step(optimizer_state, g)
     assert all(x.is_deleted() for x in donated)

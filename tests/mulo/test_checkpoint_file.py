@@ -95,7 +95,7 @@ def change_leaf(**leaves):
         ({"optimizer": None}, {}, "header field 'optimizer' is None; wanted a dict"),
         ({"optimizer": {"name": 3, "config": {}}}, {}, "wanted name and config"),
         ({"optimizer": {"name": "small_fc", "config": []}}, {}, "wanted name and config"),
-        ({"optimizer": {"name": "velo", "config": {}}}, {}, "No learned optimizer is called 'velo'"),
+        ({"optimizer": {"name": "lion", "config": {}}}, {}, "No learned optimizer is called 'lion'"),
         ({"optimizer": {"name": "x\n" * 999, "config": {}}}, {}, "cannot be built: No learned optimizer"),
         (
             {"optimizer": {"name": "small_fc", "config": {"depth": 3}}},
