@@ -105,8 +105,7 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
-    from eval_tasks.report.figures import draw_figure
-    from eval_tasks.report.text import print_tables
+    from eval_tasks.report.commands import make_report
     from eval_tasks.runs import ResultStore
 
     contenders = make_contenders(arguments.optimizer)
@@ -126,14 +125,9 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
             evaluation.source(series)  # data that are not there are said before anything is run
         names = ", ".join(series.name for series in suite.series)
         display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
-        results = evaluation.evaluate(contenders)
-    print_tables(results, suite)
-    figures = [out / f"{series.name.replace(' ', '-')}.png" for series in suite.series]
-    for series, figure in zip(suite.series, figures, strict=True):
-        draw_figure(results, series, figure)
-    print(  # noqa: T201
-        f"results: {store.path}\nfigures: {', '.join(map(str, figures))}\npage:    mulo-eval report {out}"
-    )
+        evaluation.evaluate(contenders)
+    make_report([store.path], out / "report")
+    print(f"results: {store.path}")  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:

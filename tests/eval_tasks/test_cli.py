@@ -34,7 +34,9 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys, checkpoint):
+def test_an_evaluation_ends_with_the_report_of_its_results_and_a_second_run_adds_nothing(
+    tmp_path, capsys, checkpoint
+):
     out = tmp_path / "results"
     command = [*TINY, "--optimizer", checkpoint, "--optimizer", "adam-1e-3", "--out", out]
     code, text, err = run_cli(capsys, *command)
@@ -44,17 +46,22 @@ def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys
     assert sorted((r["optimizer"], r["width"], r["seed"]) for r in records) == [
         (name, width, seed) for name in ("adam-1e-3", "mine") for width in (2, 8, 16, 32) for seed in (0, 1)
     ]
-    figure = out / "mlp-w2-d1_digits-by-width.png"
-    assert figure.read_bytes().startswith(b"\x89PNG\r\n")
+    for name in ("loss", "curves"):
+        picture = next(
+            (out / "report").glob(f"wide-smoke-changed*-{name}.png"),
+            out / "report" / f"wide-smoke-{name}.png",
+        )
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    assert str(out / "report" / "report.html") in text
     assert "width 32" in text
-    assert str(figure) in text
     mean = sum(r["final_loss"] for r in records if (r["optimizer"], r["width"]) == ("mine", 32)) / 2
     assert f"{mean:.4f} +- " in text
-    tables = text[text.index("Suite wide") :]
-    code, text, _ = run_cli(capsys, *command)
+    told = text[text.index("wide (smoke") :].removesuffix(f"results: {out / 'results.jsonl'}\n")
+    code, again, _ = run_cli(capsys, *command)
     assert code == 0
     assert (out / "results.jsonl").read_bytes() == content
-    assert text[text.index("Suite wide") :] == tables
+    assert again[again.index("wide (smoke") :] == text[text.index("wide (smoke") :]
+    assert run_cli(capsys, "report", out) == (0, told, "")
 
 
 def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
@@ -62,11 +69,14 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
     command = [*TINY, *seeds, "--optimizer", "muadamw", "--out", tmp_path / "a"]
     code, text, _ = run_cli(capsys, *command)
     assert code == 0
-    assert "muadamw: learning rate tuned at the base, once, on other seeds." in text
     records = [json.loads(line) for line in (tmp_path / "a/results.jsonl").read_text().splitlines()]
     tuned = {r["learning_rate"]: r["tail_loss"] for r in records if r["purpose"] == "tune"}
     assert {r["width"] for r in records if r["purpose"] == "tune"} == {2}
-    assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {min(tuned, key=tuned.get)}
+    chosen = min(tuned, key=tuned.get)
+    assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {chosen}
+    shown = f"{chosen:g}{'*' if chosen in (min(tuned), max(tuned)) else ''}"
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| muadamw")]
+    assert ["muadamw", "base value", *[shown] * 4] in [[cell.strip() for cell in row] for row in rows]
 
 
 @pytest.mark.parametrize(

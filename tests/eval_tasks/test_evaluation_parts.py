@@ -1,6 +1,5 @@
 import dataclasses
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -16,8 +15,7 @@ from eval_tasks.baselines import DEFAULT_BASELINES, FAMILIES, Baseline, make_bas
 from eval_tasks.contenders import baseline_contender, make_contenders
 from eval_tasks.evaluation import Evaluation, total_cost
 from eval_tasks.names import parse_task_name
-from eval_tasks.report.figures import draw_figure
-from eval_tasks.report.text import print_tables
+from eval_tasks.report.commands import make_report
 from eval_tasks.runs import ResultStore, Run
 from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
 from eval_tasks.task import make_task
@@ -31,9 +29,9 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_choice_of_a_learning_rate():
-    assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == (0.2, False)
-    assert choose({0.1: [1.0], 0.2: [1.0], 0.4: [1.0]}) == (0.1, True)
-    assert choose({0.1: [None], 0.2: [3.0]}) == (0.2, True)
+    assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == 0.2
+    assert choose({0.1: [1.0], 0.2: [1.0], 0.4: [1.0]}) == 0.1
+    assert choose({0.1: [None], 0.2: [3.0]}) == 0.2
 
 
 def test_baselines_that_differ_in_more_than_the_rate_share_no_program():
@@ -122,44 +120,39 @@ def suite_of(*series, num_seeds=1):
     return Suite(name="mine", size="smoke", series=series, num_seeds=num_seeds, num_tuning_seeds=1)
 
 
-def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
-    series = series_of("autoencoder-w4-d1_digits", 4)
-    suite = suite_of(series)
-    with ResultStore(tmp_path, notify=str) as store:
-        results = Evaluation(suite, store, lambda *_: None).evaluate(make_contenders(["adam-1e-3"]))
-    (line,) = store.path.read_text().splitlines()
-    record = json.loads(line)
+def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path, capsys):
+    suite = suite_of(series_of("autoencoder-w4-d1_digits", 4))
+    (record,), _ = evaluate(tmp_path, suite, "adam-1e-3")
     assert record["validation_accuracy"] is None
     assert not record["diverged"]
     # Three steps from zero outputs: the variance of the validation images, near that of the training ones.
     assert record["validation_loss"] == pytest.approx(1.0, rel=0.2)
-    text = io.StringIO()
-    print_tables(results, suite, text)
-    assert f"{record['validation_loss']:.4f} " in text.getvalue()
-    assert "%)" not in text.getvalue()
-    draw_figure(results, series, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 0
+    make_report([tmp_path], tmp_path / "report")
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith("| adam-1e-3"))
+    assert f"{record['validation_loss']:.4f} | " in row
+    assert "%" not in row
 
 
 def evaluate(folder, suite, *sources):
     done = []
     with ResultStore(folder, notify=str) as store:
-        results = Evaluation(suite, store, done.append).evaluate(make_contenders(sources))
-    return results, [json.loads(line) for line in store.path.read_text().splitlines()], done
+        Evaluation(suite, store, done.append).evaluate(make_contenders(sources))
+    return [json.loads(line) for line in store.path.read_text().splitlines()], done
 
 
 def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_path):
-    series = series_of("mlp-w4-d1_digits", 4)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 4))
     both = ("sgd", "sgd-oracle")  # at the base they are tuned alike
-    results, lines, _ = evaluate(tmp_path, suite_of(series), *both)
+    lines, _ = evaluate(tmp_path, suite, *both)
     assert len(lines) == 2 * (NUM_TRIALS + 1)
     assert len({line["key"] for line in lines}) == NUM_TRIALS + 1
     places = {(line["optimizer"], line["purpose"]) for line in lines}
     assert places == {(name, purpose) for name in both for purpose in ("tune", "evaluate")}
-    assert results["sgd"][series.name, 4].records[0]["wall_seconds"] == lines[-1]["wall_seconds"]
+    assert len({line["wall_seconds"] for line in lines if line["purpose"] == "evaluate"}) == 1
     # In another suite: no new run, a new line.
-    other = dataclasses.replace(suite_of(series), name="other")
-    _, more, done = evaluate(tmp_path, other, *both)
+    other = dataclasses.replace(suite, name="other")
+    more, done = evaluate(tmp_path, other, *both)
     assert len(more) == 2 * len(lines)
     assert {line["key"] for line in more} == {line["key"] for line in lines}
     assert sum(advance.runs for advance in done) == 2 * (NUM_TRIALS + 1)
@@ -246,7 +239,7 @@ def test_optimizers_of_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     suite = suite_of(series_of("mlp-w4-d1_digits", 8))
     sources = ("outsiders:make", "optax.lion(learning_rate=0.001)", "optax.sgd", "adam-1e-3")
-    _, lines, _ = evaluate(tmp_path / "out", suite, *sources)
+    lines, _ = evaluate(tmp_path / "out", suite, *sources)
     counts = {}
     for line in lines:
         place = line["optimizer"], line["parametrization"], line["tuned_at"], line["purpose"]
@@ -307,17 +300,19 @@ def test_errors_of_others_are_one_line_before_anything_is_run(tmp_path, monkeypa
 
 def test_a_diverged_run_is_a_result(tmp_path, capsys):
     suite = suite_of(series_of("mlp-w4-d2_digits", 4, num_steps=30), num_seeds=2)
-    results, lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
+    lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
     wild = [line for line in lines if line["optimizer"] != "adam-1e-3"]
     assert [line["diverged"] for line in wild] == [True, True]
     assert all(line["final_loss"] is None and None in line["losses"]["values"] for line in wild)
-    print_tables(results, suite)
-    assert "diverged" in capsys.readouterr().out
+    make_report([tmp_path], tmp_path / "report")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| optax.sgd")]
+    assert rows[0].count(" diverged ") == 2  # training and validation
+    assert "2 (100 %)" in rows[-1]
 
 
 def test_tuning_and_evaluation_use_other_keys(tmp_path):
     series = series_of("mlp-w4-d1_digits", 4)
-    _, lines, _ = evaluate(tmp_path, suite_of(series), "sgd")
+    lines, _ = evaluate(tmp_path, suite_of(series), "sgd")
     (chosen,) = (line for line in lines if line["purpose"] == "evaluate")
     (tried,) = (
         line
