@@ -73,7 +73,9 @@ def _make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of the results, may exist: what is there is kept (default: results/SUITE-TIME)",
     )
-    parser.add_argument("--data-set", help=f"of all series: {', '.join(DATA_SETS)} (default: the suite's)")
+    parser.add_argument(
+        "--data-set", help=f"of all series that can have it: {', '.join(DATA_SETS)} (default: the suite's)"
+    )
     for flag, (_, help_text) in _SUITE_FLAGS.items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=help_text)
     add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), CLUSTER_FLAGS)

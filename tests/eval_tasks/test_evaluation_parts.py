@@ -69,6 +69,24 @@ def test_a_suite_takes_base_width_and_depth_from_the_checkpoint():
     assert (series.values, series.point(50).num_steps) == ((10, 50), 50)
 
 
+def test_series_that_cannot_have_a_data_set_are_left_out_if_there_are_others():
+    wide = make_suite("wide", "gpu", {"data_set": "cifar10"}, {})
+    assert [series.name for series in wide.series] == ["mlp-w64-d3_cifar10 by width"]
+    text = make_suite("wide", "gpu", {"data_set": "pydoc"}, {})
+    assert [series.base.model for series in text.series] == ["transformer"]
+    with pytest.raises(InputError, match="Model 'mlp' is for image data, and 'pydoc' is text"):
+        make_suite("wide", "smoke", {"data_set": "pydoc"}, {})
+
+
+def test_the_wide_suite_has_the_paper_s_widths_on_images_and_a_language_model():
+    series = make_suite("wide", "gpu", {}, {}).series
+    largest = {(one.base.model, one.base.data_set): one.values[-1] for one in series}
+    for data_set in ("cifar10", "imagenet32", "imagenet64"):
+        assert largest["mlp", data_set] == 8192
+    assert largest["transformer", "tinyshakespeare"] == 3072
+    assert all(one.values[0] == one.base.width for one in series)
+
+
 @pytest.mark.parametrize(
     ("options", "provenances", "message"),
     [
