@@ -1,5 +1,4 @@
 import dataclasses
-import hashlib
 import itertools
 import json
 import math
@@ -273,8 +272,10 @@ def test_optimizers_of_others(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"outsiders\.wrong returned NoneType; wanted an optax"):
         evaluate(tmp_path / "out", suite, "outsiders:wrong")
     # The code is part of what a run is.
-    key = make_contenders(["outsiders:make"])[0].config["digest"]
-    assert key == hashlib.sha256((tmp_path / "outsiders.py").read_bytes()).hexdigest()[:16]
+    digest = make_contenders(["outsiders:make"])[0].config["digest"]
+    assert [line["optimizer_config"]["digest"] for line in lines[:1]] == [digest]
+    (tmp_path / "outsiders.py").write_text(f"{PLUGIN}\n")
+    assert make_contenders(["outsiders:make"])[0].config["digest"] != digest
 
 
 @pytest.mark.parametrize(
