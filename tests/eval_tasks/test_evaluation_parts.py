@@ -1,7 +1,10 @@
 import dataclasses
+import importlib
 import itertools
 import json
 import math
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,7 @@ from eval_tasks.contenders import baseline_contender, make_contenders
 from eval_tasks.evaluation import Evaluation, total_cost
 from eval_tasks.names import parse_task_name
 from eval_tasks.report.commands import make_report
+from eval_tasks.results import read_results
 from eval_tasks.runs import ResultStore, Run
 from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
 from eval_tasks.task import make_task
@@ -174,6 +178,24 @@ def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_pa
     assert {line["key"] for line in more} == {line["key"] for line in lines}
     assert sum(advance.runs for advance in done) == 2 * (NUM_TRIALS + 1)
     assert all(advance.found for advance in done)
+
+
+def test_an_optimizer_that_is_changed_back_is_reported_as_it_is(tmp_path, monkeypatch):
+    """Without being run again: its lines are written once more, behind those of what it was in between."""
+    monkeypatch.chdir(tmp_path)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 4))
+    ends = []
+    for rate in (0.1, 0.2, 0.1, 0.1):
+        Path("changing.py").write_text(f"import optax\ndef make():\n    return optax.sgd({rate})\n")
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        lines, _ = evaluate(tmp_path / "out", suite, "changing:make", "adam-1e-3")
+        (row,) = read_results([tmp_path / "out"]).cells.values()
+        ends.append((row["changing.make"][0]["final_loss"], len(lines)))
+    assert [number for _, number in ends] == [2, 3, 4, 4]
+    first, second, *again = (loss for loss, _ in ends)
+    assert first != second
+    assert again == [first, first]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -97,6 +97,16 @@ def test_the_page_says_what_is_missing_and_how_it_was_measured(written):
         assert f">{title}</h3>" in page, title
 
 
+def test_the_headings_of_a_changed_suite(tmp_path):
+    """Its name has a colon and commas; headings of tables hold nothing of it."""
+    path = write(tmp_path / "a.jsonl", [make_record(suite_changes="num_steps=10, width=4")])
+    results = read_results([path])
+    page = write_report(results, measure(results), tmp_path)[0].read_text(encoding="utf-8")
+    assert re.findall("<h2>(wide[^<]*)</h2>", page) == ["wide (cpu, changed: num_steps=10, width=4)"]
+    tables = {"Over all tasks", "Winners", "Divergence", "Tuning cost", "Every result"}
+    assert tables < set(re.findall("<h3>([^<]*)</h3>", page))
+
+
 def test_the_same_results_give_the_same_files(written, tmp_path):
     results, parts, paths = written
     for first, second in zip(paths, write_report(results, parts, tmp_path), strict=True):
