@@ -73,7 +73,9 @@ def _make_parser() -> argparse.ArgumentParser:
         type=Path,
         help="folder of the results, may exist: what is there is kept (default: results/SUITE-TIME)",
     )
-    parser.add_argument("--data-set", help=f"of all series: {', '.join(DATA_SETS)} (default: the suite's)")
+    parser.add_argument(
+        "--data-set", help=f"of all series that can have it: {', '.join(DATA_SETS)} (default: the suite's)"
+    )
     for flag, (_, help_text) in _SUITE_FLAGS.items():
         parser.add_argument(f"--{flag.replace('_', '-')}", type=int, metavar="N", help=help_text)
     add_worker_flags(parser.add_argument_group("workers, to spread the runs over"), CLUSTER_FLAGS)
@@ -105,8 +107,7 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
-    from eval_tasks.report.figures import draw_figure
-    from eval_tasks.report.text import print_tables
+    from eval_tasks.report.commands import make_report
     from eval_tasks.runs import ResultStore
 
     contenders = make_contenders(arguments.optimizer)
@@ -126,14 +127,9 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
             evaluation.source(series)  # data that are not there are said before anything is run
         names = ", ".join(series.name for series in suite.series)
         display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
-        results = evaluation.evaluate(contenders)
-    print_tables(results, suite)
-    figures = [out / f"{series.name.replace(' ', '-')}.png" for series in suite.series]
-    for series, figure in zip(suite.series, figures, strict=True):
-        draw_figure(results, series, figure)
-    print(  # noqa: T201
-        f"results: {store.path}\nfigures: {', '.join(map(str, figures))}\npage:    mulo-eval report {out}"
-    )
+        evaluation.evaluate(contenders)
+    make_report([store.path], out / "report")
+    print(f"results: {store.path}")  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib
-import importlib.metadata
 import inspect
 import json
 import math
@@ -18,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, Baseline, make_baseline
+from eval_tasks.code_versions import code_version
 from eval_tasks.sources import External, Learned, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
@@ -186,7 +185,7 @@ def _external(source: External) -> Contender:
 
         return InnerOptimizer(init=init, update=update, evaluated_params=_averaged)
 
-    config = {"name": f"{source.module}.{source.function}", **_code_version(source)}
+    config = {"name": f"{source.module}.{source.function}", **code_version(source.module)}
     config["arguments"] = repr(sorted(source.arguments.items()))
     return Contender(
         label=source.label,
@@ -227,13 +226,3 @@ def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.
             f"{', '.join(accepted)}."
         )
     return function, accepted
-
-
-def _code_version(source: External) -> dict[str, str]:
-    """Of an installed package its version, of a file its digest: other code makes other runs."""
-    package = source.module.split(".")[0]
-    try:
-        return {"version": importlib.metadata.version(package)}
-    except importlib.metadata.PackageNotFoundError:
-        file = inspect.getsourcefile(importlib.import_module(source.module))
-        return {"digest": hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]} if file else {}

@@ -1,4 +1,4 @@
-"""Carries out a suite: tunes where tuning is due, runs what has not been run, and gathers the results."""
+"""Carries out a suite: tunes where tuning is due, and runs what has not been run."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -22,20 +22,7 @@ from eval_tasks.execution import (
 from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
 from eval_tasks.suites import Point, Series, Suite
 from eval_tasks.task import make_task
-from eval_tasks.tuning import Choice, choose, make_grid
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-    """The result of one optimizer at one value of one series."""
-
-    learning_rate: float | None
-    tuned_at: str  # as in `Contender`
-    at_edge: bool  # the learning rate is at an edge of the grid
-    records: Sequence[Record]  # one for each seed
-
-
-Results = Mapping[str, Mapping[tuple[str, int], Cell]]  # by label, then by name of a series and value
+from eval_tasks.tuning import choose, make_grid
 
 
 class Advance(NamedTuple):
@@ -87,8 +74,8 @@ class Evaluation:
             self._sources[name] = load_data(name)
         return self._sources[name]
 
-    def evaluate(self, contenders: Sequence[Contender]) -> Results:
-        """Every optimizer at every value of every series.
+    def evaluate(self, contenders: Sequence[Contender]) -> None:
+        """Every optimizer at every value of every series; the results are in the store.
 
         First all tuning, then all runs with what it chose: what can be done at the same time is given to
         the executor at once.
@@ -106,27 +93,16 @@ class Evaluation:
             self._plan(contender, series, at, make_grid(contender.centre, self.suite.num_trials), "tune")
             for (_, series, at), contender in tunings.items()
         ]
-        tuned = dict(zip(tunings, map(_choice, self._carry_out(batches)), strict=True))
-        choices = []
+        tuned = {
+            tuning: choose(_losses_by_rate(records))
+            for tuning, records in zip(tunings, self._carry_out(batches), strict=True)
+        }
+        batches = []
         for contender, series, value in cells:
             at = series.base_value if contender.tuned_at == "base value" else value
-            fixed = Choice(contender.learning_rate, at_edge=False)
-            choices.append(tuned.get((contender.label, series, at), fixed))
-        batches = [
-            self._plan(*cell, [choice.learning_rate], "evaluate")
-            for cell, choice in zip(cells, choices, strict=True)
-        ]
-        results: dict[str, dict[tuple[str, int], Cell]] = {contender.label: {} for contender in contenders}
-        for (contender, series, value), choice, records in zip(
-            cells, choices, self._carry_out(batches), strict=True
-        ):
-            results[contender.label][series.name, value] = Cell(
-                learning_rate=choice.learning_rate,
-                tuned_at=contender.tuned_at,
-                at_edge=choice.at_edge,
-                records=records,
-            )
-        return results
+            rate = tuned.get((contender.label, series, at), contender.learning_rate)
+            batches.append(self._plan(contender, series, value, [rate], "evaluate"))
+        self._carry_out(batches)
 
     def _check(self, contender: Contender) -> None:
         """Refuses an optimizer of others that cannot make a step, before anything is run."""
@@ -265,7 +241,3 @@ def _losses_by_rate(records: Sequence[Record]) -> dict[float, list[float | None]
         loss = record.get("tail_loss", record["final_loss"])  # others may write the latter alone
         losses.setdefault(record["learning_rate"], []).append(loss)
     return losses
-
-
-def _choice(records: Sequence[Record]) -> Choice:
-    return choose(_losses_by_rate(records))

@@ -80,6 +80,7 @@ class ResultStore:
         self.path = folder / FILE_NAME
         self._records: dict[str, Record] = {}
         self._places: dict[tuple[str, ...], Record] = {}
+        self._newest: dict[tuple[str, ...], str] = {}  # key of the last line of a seed at a place
         self._usable_bytes: int | None = None  # where a torn last line begins
         self._ends_open = False  # the last line is whole, but for its end
         self._lock: IO[bytes] | None = None
@@ -159,14 +160,19 @@ class ResultStore:
     def _keep(self, record: Record) -> None:
         self._records[record["key"]] = record
         self._places[_place_of(record)] = record
+        self._newest[_seed_of(record)] = record["key"]
 
     def get(self, key: str) -> Record | None:
         """The record of a finished run, of any place, or `None`."""
         return self._records.get(key)
 
     def has(self, record: Record) -> bool:
-        """Whether there is a line of this run at this place."""
-        return _place_of(record) in self._places
+        """Whether there is a line of this run at this place, and no later one of another run in its stead.
+
+        Of an optimizer that was changed and changed back, a report takes what the last line says.
+        """
+        is_newest = record["purpose"] == "tune" or self._newest.get(_seed_of(record)) == record["key"]
+        return is_newest and _place_of(record) in self._places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -207,3 +213,7 @@ def _is_whole(line: bytes) -> bool:
 
 def _place_of(record: Record) -> tuple[str, ...]:
     return (record["key"], record.get("suite_changes", ""), *(str(record[field]) for field in _PLACE))
+
+
+def _seed_of(record: Record) -> tuple[str, ...]:
+    return (str(record["seed"]), *_place_of(record)[1:])

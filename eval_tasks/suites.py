@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from eval_tasks.data import find_data_set
+from eval_tasks.models import MODELS
 from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.tuning import NUM_TRIALS
 from mulo.errors import InputError
@@ -164,6 +166,9 @@ SUITES: Mapping[str, Mapping[str, Spec]] = {
                 _series("mlp-w64-d3_cifar10", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
                 _series("mlp-w64-d3_imagenet32", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
                 _series("mlp-w64-d3_imagenet64", 1000, 4096, "width", 64, 256, 1024, 2048, 4096, 8192),
+                _series(
+                    "transformer-w64-d3-h4_tinyshakespeare", 1000, 128, "width", 64, 256, 1024, 2048, 3072
+                ),
             ),
             5, 1, ("width", "depth"),
         ),
@@ -247,7 +252,7 @@ def make_suite(
       size: a key of `SIZES`.
       options: what was given and overrides all else: of the base `width`, `depth`, `data_set`, `num_steps`,
         `batch_size`; of the suite `num_seeds`, `num_tuning_seeds`, `num_trials`, `seed`. `None` means not
-        given.
+        given. Series whose model is not for data of the kind of `data_set` are left out, if there are others.
       provenances: of each checkpoint, by what it is called. From the widest of its `tasks` come the fields
         of the base that the suite follows.
 
@@ -267,8 +272,16 @@ def make_suite(
         found = _agreed(field, provenances) if field not in given else None
         if found is not None:
             given[field] = found  # no change: the suite is defined in units of it
-    series = tuple(dict.fromkeys(series.changed(**given) for series in spec.series))
+    series = tuple(dict.fromkeys(series.changed(**given) for series in _fitting(spec, given)))
     return Suite(name=name, size=size, series=series, changes=changes, **numbers)
+
+
+def _fitting(spec: Spec, given: Mapping[str, Any]) -> Sequence[Series]:
+    """The series that can have the data set that was given; all of them where none can, or none was."""
+    if "data_set" not in given:
+        return spec.series
+    kind = find_data_set(given["data_set"]).kind
+    return [series for series in spec.series if MODELS[series.base.model].data == kind] or spec.series
 
 
 def _is_new(spec: Spec, field: str, value: Any) -> bool:

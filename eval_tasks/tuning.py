@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 NUM_TRIALS = 13
 """Learning rates that every tuned optimizer is tried at, by default: the same number for all."""
@@ -24,14 +23,7 @@ def make_grid(centre: float = DEFAULT_CENTRE, num_trials: int = NUM_TRIALS) -> t
     return tuple(centre * 2.0 ** (index - num_trials // 2) for index in range(num_trials))
 
 
-class Choice(NamedTuple):
-    """A learning rate, and whether the grid should have gone on."""
-
-    learning_rate: float
-    at_edge: bool  # the best is the smallest or the largest of the grid
-
-
-def choose(losses: Mapping[float, Sequence[float | None]]) -> Choice:
+def choose(losses: Mapping[float, Sequence[float | None]]) -> float:
     """The learning rate with the lowest mean training loss towards the end.
 
     Args:
@@ -39,11 +31,10 @@ def choose(losses: Mapping[float, Sequence[float | None]]) -> Choice:
         infinite. Of equals the smallest learning rate is chosen.
 
     >>> choose({1e-3: [0.4, 0.2], 2e-3: [0.1, 0.3], 4e-3: [0.0, None]})
-    Choice(learning_rate=0.002, at_edge=False)
+    0.002
     """
 
     def mean(of_seeds: Sequence[float | None]) -> float:
         return sum(math.inf if loss is None else loss for loss in of_seeds) / len(of_seeds)
 
-    best = min(sorted(losses), key=lambda rate: mean(losses[rate]))
-    return Choice(learning_rate=best, at_edge=best in (min(losses), max(losses)))
+    return min(sorted(losses), key=lambda rate: mean(losses[rate]))

@@ -33,19 +33,34 @@ def report(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
+    first = arguments.results[0]
+    out = arguments.out or (first if first.is_dir() else first.parent) / "report"
+    make_report(arguments.results, out, arguments.reference)
+    return 0
+
+
+def make_report(sources: Sequence[Path], out: Path, reference: str | None = None) -> None:
+    """Reads results files, prints the tables and writes the report: the end of an evaluation, too.
+
+    Args:
+      sources: results files, or folders with `results.jsonl`.
+      out: folder of the report.
+      reference: as in `eval_tasks.measures.measure`.
+
+    Raises:
+      InputError: nothing can be read, `reference` is not there, or the report cannot be written.
+    """
     from eval_tasks.measures import measure
     from eval_tasks.report.terminal import print_report
     from eval_tasks.report.write import write_report
     from eval_tasks.results import read_results
 
-    results = read_results(arguments.results)
-    parts = measure(results, arguments.reference)
-    first = arguments.results[0]
-    out = arguments.out or (first if first.is_dir() else first.parent) / "report"
+    results = read_results(sources)
+    parts = measure(results, reference)
     print_report(parts, [*results.notes, *(note for part in parts for note in part.notes)])
     written = write_report(results, parts, out)
-    print(f"\nreport: {written[0]} (and {len(written) - 1} files beside it)")  # noqa: T201
-    return 0
+    beside = f"{len(written) - 1} files beside it: figures as PNG and SVG, tables as CSV"
+    print(f"\nreport: {written[0]} (and {beside})")  # noqa: T201
 
 
 def compare(argv: Sequence[str]) -> int:

@@ -127,15 +127,15 @@ def _part_section(index: int, part: Part, panels: Sequence[Panel], styles: Mappi
         "section",
         element("h2", part.title),
         _legend(part, styles),
-        _table(aggregate_table(part)),
+        _table(part, aggregate_table(part)),
         figures("speed-up"),
         figures("scores"),
         figures("loss"),
-        _table(winner_table(part), tall=True),
-        _table(divergence_table(part)),
+        _table(part, winner_table(part), tall=True),
+        _table(part, divergence_table(part)),
         figures("curves"),
-        _table(tuning_table(part)),
-        _table(results_table(part), tall=True),
+        _table(part, tuning_table(part)),
+        _table(part, results_table(part), tall=True),
         id=f"part-{index}",
     )
 
@@ -193,7 +193,7 @@ def _figure(name: str, panel: Panel) -> Markup:
     return element("figure", element("h4", panel.title), Markup(labelled), id=name)
 
 
-def _table(table: Table, tall: bool = False) -> Markup:
+def _table(part: Part, table: Table, tall: bool = False) -> Markup:
     headings = [
         element("th", element("button", column, type="button"), scope="col",
                 class_="text" if place in table.text_columns else None)
@@ -213,11 +213,10 @@ def _table(table: Table, tall: bool = False) -> Markup:
         class_="scroll tall" if long else "scroll",
         tabindex=0,
         role="region",
-        aria_label=table.title,
+        aria_label=f"{part.title}: {table.title}",
     )
-    title = table.title.split(": ", 1)[1]
     return join([
-        element("h3", title[0].upper() + title[1:]),
+        element("h3", table.title),
         element("p", table.about, class_="about"),
         box,
     ])  # fmt: skip

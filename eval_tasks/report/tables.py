@@ -33,6 +33,115 @@ class Table(NamedTuple):
 _NOTHING = Value("–")
 
 
+def series_tables(part: Part) -> list[Table]:
+    """What each optimizer reached in every series: final training loss, validation loss, learning rate.
+
+    A series with several values has a table for each of the three, with a column for each value; one with a
+    single value has one table, with a column for each of the three.
+    """
+    tables: list[Table] = []
+    for (_, axis), points in part.lines.items():
+        if axis == "task" or len(points) == 1:
+            tables += [_point_table(part, point) for point in points]
+        else:
+            tables += _value_tables(part, points)
+    return tables
+
+
+def _value_tables(part: Part, points: Sequence[Point]) -> list[Table]:
+    places = [point.place for point in points]
+    all_cells = _by_label(part, points)
+    tables = []
+    for words, about, value_of in (
+        ("final training loss", _settings_text(all_cells), _final_loss),
+        ("validation loss (accuracy)", "After the last step.", _validation),
+    ):
+        rows = [[Value(label), *map(value_of, cells)] for label, cells in all_cells.items()]
+        rows = _mark_best(rows, dict.fromkeys(range(1, len(places) + 1), min))
+        title = f"{points[0].series_name}, {words}"
+        tables.append(Table("series", title, about, ["optimizer", *places], rows))
+    rows = [[Value(label), _tuned(cells), *map(_rate, cells)] for label, cells in all_cells.items()]
+    title, columns = f"{points[0].series_name}, learning rate", ["optimizer", "tuned at", *places]
+    tables.append(Table("series", title, _rates_text(all_cells), columns, rows, text_columns=(0, 1)))
+    return tables
+
+
+def _point_table(part: Part, point: Point) -> Table:
+    columns = ["optimizer", "final training loss", "validation loss (accuracy)", "learning rate", "tuned at"]
+    all_cells = _by_label(part, [point])
+    rows = [
+        [Value(label), _final_loss(cell), _validation(cell), _rate(cell), _tuned([cell])]
+        for label, (cell,) in all_cells.items()
+    ]
+    about = f"{_settings_text(all_cells)} {_rates_text(all_cells)}".strip()
+    return Table(
+        "series", str(point), about, columns, _mark_best(rows, {1: min, 2: min}), text_columns=(0, 4)
+    )
+
+
+_Cells = Mapping[str, Sequence[Cell | None]]
+
+
+def _by_label(part: Part, points: Sequence[Point]) -> _Cells:
+    """The cells of every optimizer at some points; of one that has none there, nothing."""
+    found = {label: [part.cells[point].get(label) for point in points] for label in part.labels}
+    return {label: cells for label, cells in found.items() if any(cells)}
+
+
+def _settings_text(all_cells: _Cells) -> str:
+    """How what stands in the tables was run."""
+    cells = [cell for row in all_cells.values() for cell in row if cell]
+    runs = [run for cell in cells for run in cell.records]
+    steps = {run["num_steps"] for run in runs}
+    sizes = {run["batch_size"] for run in runs} - {None}
+    seeds = {len(cell.records) for cell in cells}
+    return (
+        f"Mean of the last 1 % of {_range(steps)} steps, over {_range(seeds)} seed{'s' * (max(seeds) > 1)}"
+        + (f", batch size {_range(sizes)}" if sizes else "")
+        + (". ± is one standard error." if max(seeds) > 1 else ".")
+    )
+
+
+def _range(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _rates_text(all_cells: _Cells) -> str:
+    cells = [cell for row in all_cells.values() for cell in row if cell]
+    texts = []
+    if any(cell.records[0]["tuned_at"] == "base value" for cell in cells):
+        texts.append("Base value: tuned there once, and transferred.")
+    if any(cell.records[0]["tuned_at"] == "each value" for cell in cells):
+        texts.append("Each value: tuned anew at each, an oracle.")
+    if any(cell.at_edge for cell in cells):
+        texts.append("* at the edge of the grid: the best learning rate may lie beyond it.")
+    return " ".join(texts)
+
+
+def _final_loss(cell: Cell | None) -> Value:
+    return _estimate(cell and cell.final_loss)
+
+
+def _validation(cell: Cell | None) -> Value:
+    if cell is None:
+        return _NOTHING
+    loss, accuracy = _estimate(cell.validation_loss, cell.num_diverged), cell.validation_accuracy.mean
+    return loss if accuracy is None else loss._replace(text=f"{loss.text} ({100 * accuracy:.1f} %)")
+
+
+def _rate(cell: Cell | None) -> Value:
+    if cell is None:
+        return _NOTHING
+    rate = cell.records[0]["learning_rate"]
+    return Value("none") if rate is None else Value(f"{rate:g}{'*' if cell.at_edge else ''}", rate)
+
+
+def _tuned(cells: Sequence[Cell | None]) -> Value:
+    where = sorted({cell.records[0]["tuned_at"] for cell in cells if cell})
+    return Value(" and ".join(filter(None, where)) or "not tuned")
+
+
 def aggregate_table(part: Part) -> Table:
     """One row for each optimizer, over all tasks of a part."""
     columns = [
@@ -63,7 +172,7 @@ def aggregate_table(part: Part) -> Table:
         if part.reference
         else ""
     ) + f"Step time and state: median over tasks, relative to {part.adam or 'AdamW (not in these results)'}."
-    return Table("aggregate", f"{part.title}: over all tasks", about, columns, rows)
+    return Table("aggregate", "Over all tasks", about, columns, rows)
 
 
 def winner_table(part: Part) -> Table:
@@ -89,7 +198,7 @@ def winner_table(part: Part) -> Table:
         "By mean final training loss; an optimizer with a diverged run cannot win, and an oracle, tuned at "
         "each task, only where there is nothing else. Clear: the lead is more than two standard errors of it."
     )
-    return Table("winners", f"{part.title}: winners", about, columns, rows, text_columns=(0, 1, 2))
+    return Table("winners", "Winners", about, columns, rows, text_columns=(0, 1, 2))
 
 
 def divergence_table(part: Part) -> Table:
@@ -112,7 +221,7 @@ def divergence_table(part: Part) -> Table:
         ])  # fmt: skip
     about = "A run has diverged where a loss or its validation loss is not finite."
     columns = ["optimizer", "runs", "diverged", "share", "where"]
-    return Table("divergence", f"{part.title}: divergence", about, columns, rows, text_columns=(0, 4))
+    return Table("divergence", "Divergence", about, columns, rows, text_columns=(0, 4))
 
 
 def tuning_table(part: Part) -> Table:
@@ -147,7 +256,7 @@ def tuning_table(part: Part) -> Table:
         "once. Edge of the grid: the best rate was the smallest or the largest tried, so a better one may "
         "lie beyond."
     )
-    return Table("tuning", f"{part.title}: tuning cost", about, columns, rows, text_columns=(0, 1, 2))
+    return Table("tuning", "Tuning cost", about, columns, rows, text_columns=(0, 1, 2))
 
 
 def results_table(part: Part) -> Table:
@@ -164,18 +273,17 @@ def results_table(part: Part) -> Table:
         "Losses: mean over seeds ± one standard error; a diverged run leaves no mean. Mean loss: over all "
         "steps, the area under the curve divided by their number."
     )
-    return Table("results", f"{part.title}: every result", about, columns, rows, text_columns=(0, 1))
+    return Table("results", "Every result", about, columns, rows, text_columns=(0, 1))
 
 
 def _result_row(point: Point, label: str, cell: Cell) -> list[Value]:
-    rate = cell.records[0]["learning_rate"]
     seconds = [run["step_seconds"] for run in cell.records if run["step_seconds"] > 0]
     milliseconds = 1000 * sum(seconds) / len(seconds) if seconds else None
     accuracy = cell.validation_accuracy
     return [
         Value(str(point)),
         Value(label),
-        Value("none") if rate is None else Value(f"{rate:g}{'*' if cell.at_edge else ''}", rate),
+        _rate(cell),
         _count(len(cell.records)),
         _estimate(cell.final_loss),
         _estimate(cell.validation_loss, cell.num_diverged),

@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from typing import IO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from eval_tasks.comparison import Comparison
 from eval_tasks.measures import Part
-from eval_tasks.report.tables import Table, aggregate_table, comparison_table, winner_table
+from eval_tasks.report.tables import Table, aggregate_table, comparison_table, series_tables, winner_table
 
 _WITHOUT_TERMINAL = {"±": "+-", "×": "x", "–": "-", "…": "..."}
 
 
 def print_report(parts: Sequence[Part], notes: Sequence[str], file: IO[str] | None = None) -> None:
-    """Prints the aggregates and the winners of every part, and what is missing.
+    """Prints the losses, the winners and the aggregates of every part, and what is missing.
 
     Args:
       parts: what was measured.
@@ -25,7 +26,8 @@ def print_report(parts: Sequence[Part], notes: Sequence[str], file: IO[str] | No
     """
     console = make_console(file)
     for part in parts:
-        for table in (aggregate_table(part), winner_table(part)):
+        console.print(_text(console, part.title, "bold"), "", sep="\n")
+        for table in (*series_tables(part), winner_table(part), aggregate_table(part)):
             print_table(console, table)
     _print_notes(console, notes)
 
@@ -62,21 +64,33 @@ def make_console(file: IO[str] | None = None) -> Console:
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Prints one table, its title before and what it says behind it."""
-    shown = RichTable(
-        title=_text(console, table.title),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2,
-    )
-    for place, column in enumerate(table.columns):
-        shown.add_column(_text(console, column), justify="left" if place in table.text_columns else "right")
-    for row in table.rows:
-        bold = "bold green"
-        shown.add_row(*(_text(console, value.text, bold if value.is_best else "") for value in row))
-    console.print(shown)
-    console.print(_text(console, table.about, "dim"))
+    """Prints one table, its title before and what it says behind it; one that is too wide in pieces."""
+    console.print(_text(console, table.title, "bold"))
+    for places in _pieces(table, console.width):
+        shown = RichTable(box=box.SIMPLE_HEAD if console.is_terminal else box.ASCII2)
+        for place in places:
+            side = "left" if place in table.text_columns else "right"
+            shown.add_column(_text(console, table.columns[place]), justify=side, overflow="fold")
+        for row in table.rows:
+            values = [row[place] for place in places]
+            shown.add_row(*(_text(console, v.text, "bold green" if v.is_best else "") for v in values))
+        console.print(shown)
+    if table.about:
+        console.print(_text(console, table.about, "dim"))
     console.print()
+
+
+def _pieces(table: Table, width: int) -> list[list[int]]:
+    """The columns that fit beside each other, by their places; the first column is in every piece."""
+    texts = [[name, *(row[place].text for row in table.rows)] for place, name in enumerate(table.columns)]
+    widths = [max(map(cell_len, column)) + 3 for column in texts]  # with the space around them
+    pieces = [[0]]
+    for place in range(1, len(widths)):
+        is_full = sum(widths[p] for p in pieces[-1]) + widths[place] > width
+        if is_full and len(pieces[-1]) > 1:
+            pieces.append([0])
+        pieces[-1].append(place)
+    return pieces
 
 
 def _text(console: Console, text: str, style: str = "") -> Text:

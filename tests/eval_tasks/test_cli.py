@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 # fmt: off
 TINY = (
-    "--suite", "wide", "--base-width", "2", "--depth", "1", "--data-set", "digits",
+    "--base-width", "2", "--depth", "1", "--data-set", "digits",
     "--num-steps", "4", "--batch-size", "4", "--num-seeds", "2",
 )
 # fmt: on
@@ -34,39 +34,46 @@ def checkpoint(tmp_path):
     return path
 
 
-def test_results_table_and_figure_and_a_second_run_adds_nothing(tmp_path, capsys, checkpoint):
+def test_an_evaluation_ends_with_the_report_of_its_results_and_a_second_run_adds_nothing(
+    tmp_path, capsys, checkpoint
+):
     out = tmp_path / "results"
-    command = [*TINY, "--optimizer", checkpoint, "--optimizer", "adam-1e-3", "--out", out]
+    command = ["--suite", "long", *TINY, "--optimizer", checkpoint, "--optimizer", "adam-1e-3", "--out", out]
     code, text, err = run_cli(capsys, *command)
     assert (code, err) == (0, "")
     content = (out / "results.jsonl").read_bytes()
     records = [json.loads(line) for line in content.splitlines()]
-    assert sorted((r["optimizer"], r["width"], r["seed"]) for r in records) == [
-        (name, width, seed) for name in ("adam-1e-3", "mine") for width in (2, 8, 16, 32) for seed in (0, 1)
+    assert sorted((r["optimizer"], r["num_steps"], r["seed"]) for r in records) == [
+        (name, steps, seed) for name in ("adam-1e-3", "mine") for steps in (4, 20) for seed in (0, 1)
     ]
-    figure = out / "mlp-w2-d1_digits-by-width.png"
-    assert figure.read_bytes().startswith(b"\x89PNG\r\n")
-    assert "width 32" in text
-    assert str(figure) in text
-    mean = sum(r["final_loss"] for r in records if (r["optimizer"], r["width"]) == ("mine", 32)) / 2
+    for name in ("loss", "curves"):
+        picture = out / "report" / f"long-smoke-{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+    assert str(out / "report" / "report.html") in text
+    assert "steps 20" in text
+    mean = sum(r["final_loss"] for r in records if (r["optimizer"], r["num_steps"]) == ("mine", 20)) / 2
     assert f"{mean:.4f} +- " in text
-    tables = text[text.index("Suite wide") :]
-    code, text, _ = run_cli(capsys, *command)
+    told = text[text.index("long (smoke") :]
+    code, again, _ = run_cli(capsys, *command)
     assert code == 0
     assert (out / "results.jsonl").read_bytes() == content
-    assert text[text.index("Suite wide") :] == tables
+    assert again[again.index("long (smoke") :] == told
+    assert run_cli(capsys, "report", out) == (0, told.removesuffix(f"results: {out / 'results.jsonl'}\n"), "")
 
 
 def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
     seeds = ("--num-seeds", 1, "--num-tuning-seeds", 1)
-    command = [*TINY, *seeds, "--optimizer", "muadamw", "--out", tmp_path / "a"]
+    command = ["--suite", "wide", *TINY, *seeds, "--optimizer", "muadamw", "--out", tmp_path / "a"]
     code, text, _ = run_cli(capsys, *command)
     assert code == 0
-    assert "muadamw: learning rate tuned at the base, once, on other seeds." in text
     records = [json.loads(line) for line in (tmp_path / "a/results.jsonl").read_text().splitlines()]
     tuned = {r["learning_rate"]: r["tail_loss"] for r in records if r["purpose"] == "tune"}
     assert {r["width"] for r in records if r["purpose"] == "tune"} == {2}
-    assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {min(tuned, key=tuned.get)}
+    chosen = min(tuned, key=tuned.get)
+    assert {r["learning_rate"] for r in records if r["purpose"] == "evaluate"} == {chosen}
+    shown = f"{chosen:g}{'*' if chosen in (min(tuned), max(tuned)) else ''}"
+    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| muadamw")]
+    assert ["muadamw", "base value", *[shown] * 4] in [[cell.strip() for cell in row] for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +116,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
 def test_a_truncated_checkpoint_is_refused_and_kept(keep, tmp_path, capsys, checkpoint):
     content = checkpoint.read_bytes()[:keep]
     checkpoint.write_bytes(content)
-    code, out, err = run_cli(capsys, *TINY, "--optimizer", checkpoint, "--out", tmp_path / "a")
+    code, out, err = run_cli(
+        capsys, "--suite", "wide", *TINY, "--optimizer", checkpoint, "--out", tmp_path / "a"
+    )
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert str(checkpoint) in err
     assert checkpoint.read_bytes() == content

@@ -1,9 +1,10 @@
 import dataclasses
-import hashlib
-import io
+import importlib
 import itertools
 import json
 import math
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +17,8 @@ from eval_tasks.baselines import DEFAULT_BASELINES, FAMILIES, Baseline, make_bas
 from eval_tasks.contenders import baseline_contender, make_contenders
 from eval_tasks.evaluation import Evaluation, total_cost
 from eval_tasks.names import parse_task_name
-from eval_tasks.report.figures import draw_figure
-from eval_tasks.report.text import print_tables
+from eval_tasks.report.commands import make_report
+from eval_tasks.results import read_results
 from eval_tasks.runs import ResultStore, Run
 from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
 from eval_tasks.task import make_task
@@ -31,9 +32,9 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_choice_of_a_learning_rate():
-    assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == (0.2, False)
-    assert choose({0.1: [1.0], 0.2: [1.0], 0.4: [1.0]}) == (0.1, True)
-    assert choose({0.1: [None], 0.2: [3.0]}) == (0.2, True)
+    assert choose({0.1: [1.0, 2.0], 0.2: [1.4, 1.4], 0.4: [0.0, None]}) == 0.2
+    assert choose({0.1: [1.0], 0.2: [1.0], 0.4: [1.0]}) == 0.1
+    assert choose({0.1: [None], 0.2: [3.0]}) == 0.2
 
 
 def test_baselines_that_differ_in_more_than_the_rate_share_no_program():
@@ -69,6 +70,24 @@ def test_a_suite_takes_base_width_and_depth_from_the_checkpoint():
     assert (series.base.depth, series.values, series.base.width) == (6, (6, 16), 8)
     (series,) = make_suite("long", "smoke", {"num_steps": 10}, {"a": {}, "b": {"tasks": ["sine:8"]}}).series
     assert (series.values, series.point(50).num_steps) == ((10, 50), 50)
+
+
+def test_series_that_cannot_have_a_data_set_are_left_out_if_there_are_others():
+    wide = make_suite("wide", "gpu", {"data_set": "cifar10"}, {})
+    assert [series.name for series in wide.series] == ["mlp-w64-d3_cifar10 by width"]
+    text = make_suite("wide", "gpu", {"data_set": "pydoc"}, {})
+    assert [series.base.model for series in text.series] == ["transformer"]
+    with pytest.raises(InputError, match="Model 'mlp' is for image data, and 'pydoc' is text"):
+        make_suite("wide", "smoke", {"data_set": "pydoc"}, {})
+
+
+def test_the_wide_suite_has_the_paper_s_widths_on_images_and_a_language_model():
+    series = make_suite("wide", "gpu", {}, {}).series
+    largest = {(one.base.model, one.base.data_set): one.values[-1] for one in series}
+    for data_set in ("cifar10", "imagenet32", "imagenet64"):
+        assert largest["mlp", data_set] == 8192
+    assert largest["transformer", "tinyshakespeare"] == 3072
+    assert all(one.values[0] == one.base.width for one in series)
 
 
 @pytest.mark.parametrize(
@@ -122,48 +141,61 @@ def suite_of(*series, num_seeds=1):
     return Suite(name="mine", size="smoke", series=series, num_seeds=num_seeds, num_tuning_seeds=1)
 
 
-def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path):
-    series = series_of("autoencoder-w4-d1_digits", 4)
-    suite = suite_of(series)
-    with ResultStore(tmp_path, notify=str) as store:
-        results = Evaluation(suite, store, lambda *_: None).evaluate(make_contenders(["adam-1e-3"]))
-    (line,) = store.path.read_text().splitlines()
-    record = json.loads(line)
+def test_what_has_no_accuracy_is_null_in_the_results_and_left_out_of_the_tables(tmp_path, capsys):
+    suite = suite_of(series_of("autoencoder-w4-d1_digits", 4))
+    (record,), _ = evaluate(tmp_path, suite, "adam-1e-3")
     assert record["validation_accuracy"] is None
     assert not record["diverged"]
     # Three steps from zero outputs: the variance of the validation images, near that of the training ones.
     assert record["validation_loss"] == pytest.approx(1.0, rel=0.2)
-    text = io.StringIO()
-    print_tables(results, suite, text)
-    assert f"{record['validation_loss']:.4f} " in text.getvalue()
-    assert "%)" not in text.getvalue()
-    draw_figure(results, series, tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").stat().st_size > 0
+    make_report([tmp_path], tmp_path / "report")
+    text = capsys.readouterr().out
+    row = next(line for line in text.splitlines() if line.startswith("| adam-1e-3"))
+    assert f"{record['validation_loss']:.4f} | " in row
+    assert "%" not in row
 
 
 def evaluate(folder, suite, *sources):
     done = []
     with ResultStore(folder, notify=str) as store:
-        results = Evaluation(suite, store, done.append).evaluate(make_contenders(sources))
-    return results, [json.loads(line) for line in store.path.read_text().splitlines()], done
+        Evaluation(suite, store, done.append).evaluate(make_contenders(sources))
+    return [json.loads(line) for line in store.path.read_text().splitlines()], done
 
 
 def test_a_run_that_two_comparisons_share_is_made_once_and_stands_in_both(tmp_path):
-    series = series_of("mlp-w4-d1_digits", 4)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 4))
     both = ("sgd", "sgd-oracle")  # at the base they are tuned alike
-    results, lines, _ = evaluate(tmp_path, suite_of(series), *both)
+    lines, _ = evaluate(tmp_path, suite, *both)
     assert len(lines) == 2 * (NUM_TRIALS + 1)
     assert len({line["key"] for line in lines}) == NUM_TRIALS + 1
     places = {(line["optimizer"], line["purpose"]) for line in lines}
     assert places == {(name, purpose) for name in both for purpose in ("tune", "evaluate")}
-    assert results["sgd"][series.name, 4].records[0]["wall_seconds"] == lines[-1]["wall_seconds"]
+    assert len({line["wall_seconds"] for line in lines if line["purpose"] == "evaluate"}) == 1
     # In another suite: no new run, a new line.
-    other = dataclasses.replace(suite_of(series), name="other")
-    _, more, done = evaluate(tmp_path, other, *both)
+    other = dataclasses.replace(suite, name="other")
+    more, done = evaluate(tmp_path, other, *both)
     assert len(more) == 2 * len(lines)
     assert {line["key"] for line in more} == {line["key"] for line in lines}
     assert sum(advance.runs for advance in done) == 2 * (NUM_TRIALS + 1)
     assert all(advance.found for advance in done)
+
+
+def test_an_optimizer_that_is_changed_back_is_reported_as_it_is(tmp_path, monkeypatch):
+    """Without being run again: its lines are written once more, behind those of what it was in between."""
+    monkeypatch.chdir(tmp_path)
+    suite = suite_of(series_of("mlp-w4-d1_digits", 4))
+    ends = []
+    for rate in (0.1, 0.2, 0.1, 0.1):
+        Path("changing.py").write_text(f"import optax\ndef make():\n    return optax.sgd({rate})\n")
+        sys.modules.pop("changing", None)
+        importlib.invalidate_caches()
+        lines, _ = evaluate(tmp_path / "out", suite, "changing:make", "adam-1e-3")
+        (row,) = read_results([tmp_path / "out"]).cells.values()
+        ends.append((row["changing.make"][0]["final_loss"], len(lines)))
+    assert [number for _, number in ends] == [2, 3, 4, 4]
+    first, second, *again = (loss for loss, _ in ends)
+    assert first != second
+    assert again == [first, first]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -246,7 +278,7 @@ def test_optimizers_of_others(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     suite = suite_of(series_of("mlp-w4-d1_digits", 8))
     sources = ("outsiders:make", "optax.lion(learning_rate=0.001)", "optax.sgd", "adam-1e-3")
-    _, lines, _ = evaluate(tmp_path / "out", suite, *sources)
+    lines, _ = evaluate(tmp_path / "out", suite, *sources)
     counts = {}
     for line in lines:
         place = line["optimizer"], line["parametrization"], line["tuned_at"], line["purpose"]
@@ -262,8 +294,10 @@ def test_optimizers_of_others(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"outsiders\.wrong returned NoneType; wanted an optax"):
         evaluate(tmp_path / "out", suite, "outsiders:wrong")
     # The code is part of what a run is.
-    key = make_contenders(["outsiders:make"])[0].config["digest"]
-    assert key == hashlib.sha256((tmp_path / "outsiders.py").read_bytes()).hexdigest()[:16]
+    digest = make_contenders(["outsiders:make"])[0].config["digest"]
+    assert [line["optimizer_config"]["digest"] for line in lines[:1]] == [digest]
+    (tmp_path / "outsiders.py").write_text(f"{PLUGIN}\n")
+    assert make_contenders(["outsiders:make"])[0].config["digest"] != digest
 
 
 @pytest.mark.parametrize(
@@ -307,17 +341,19 @@ def test_errors_of_others_are_one_line_before_anything_is_run(tmp_path, monkeypa
 
 def test_a_diverged_run_is_a_result(tmp_path, capsys):
     suite = suite_of(series_of("mlp-w4-d2_digits", 4, num_steps=30), num_seeds=2)
-    results, lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
+    lines, _ = evaluate(tmp_path, suite, "optax.sgd(learning_rate=1e38)", "adam-1e-3")
     wild = [line for line in lines if line["optimizer"] != "adam-1e-3"]
     assert [line["diverged"] for line in wild] == [True, True]
     assert all(line["final_loss"] is None and None in line["losses"]["values"] for line in wild)
-    print_tables(results, suite)
-    assert "diverged" in capsys.readouterr().out
+    make_report([tmp_path], tmp_path / "report")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| optax.sgd")]
+    assert rows[0].count(" diverged ") == 2  # training and validation
+    assert "2 (100 %)" in rows[-1]
 
 
 def test_tuning_and_evaluation_use_other_keys(tmp_path):
     series = series_of("mlp-w4-d1_digits", 4)
-    _, lines, _ = evaluate(tmp_path, suite_of(series), "sgd")
+    lines, _ = evaluate(tmp_path, suite_of(series), "sgd")
     (chosen,) = (line for line in lines if line["purpose"] == "evaluate")
     (tried,) = (
         line

@@ -7,14 +7,15 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from eval_tasks.cli import main
 from eval_tasks.measures import measure
 from eval_tasks.report.canvas import new_figure, style
 from eval_tasks.report.markup import Markup, element
 from eval_tasks.report.plots import make_panels
-from eval_tasks.report.tables import aggregate_table, results_csv, winner_table
-from eval_tasks.report.terminal import print_report
+from eval_tasks.report.tables import aggregate_table, results_csv, series_tables, winner_table
+from eval_tasks.report.terminal import print_report, print_table
 from eval_tasks.report.write import write_report
 from eval_tasks.results import read_results
 from tests.architecture.sources import ROOT
@@ -96,6 +97,16 @@ def test_the_page_says_what_is_missing_and_how_it_was_measured(written):
         assert f">{title}</h3>" in page, title
 
 
+def test_the_headings_of_a_changed_suite(tmp_path):
+    """Its name has a colon and commas; headings of tables hold nothing of it."""
+    path = write(tmp_path / "a.jsonl", [make_record(suite_changes="num_steps=10, width=4")])
+    results = read_results([path])
+    page = write_report(results, measure(results), tmp_path)[0].read_text(encoding="utf-8")
+    assert re.findall("<h2>(wide[^<]*)</h2>", page) == ["wide (cpu, changed: num_steps=10, width=4)"]
+    tables = {"Over all tasks", "Winners", "Divergence", "Tuning cost", "Every result"}
+    assert tables < set(re.findall("<h3>([^<]*)</h3>", page))
+
+
 def test_the_same_results_give_the_same_files(written, tmp_path):
     results, parts, paths = written
     for first, second in zip(paths, write_report(results, parts, tmp_path), strict=True):
@@ -158,8 +169,47 @@ def test_terminal_text_is_plain_and_whole(written):
     text = out.getvalue()
     assert all(character < "\x7f" for character in text)
     assert HOSTILE in text
-    assert "wide (cpu): winners" in text
+    wide = text[text.index("wide (cpu)\n") :]
+    assert "mlp-d3_digits, final training loss\n" in wide
+    assert wide.index("Winners\n") < wide.index("Over all tasks\n")
     assert text.rstrip().endswith("a gap")
+
+
+def test_series_have_a_column_for_each_value_and_tasks_a_table_each(written):
+    tasks, wide = written[1]
+    loss, validation, rates = series_tables(wide)
+    assert loss.columns == validation.columns == ["optimizer", "width 32", "width 512"]
+    rows = {row[0].text: row for row in loss.rows}
+    cells = {place: row["mulo-small"] for place, row in zip((1, 2), wide.cells.values(), strict=True)}
+    for place, cell in cells.items():
+        assert rows["mulo-small"][place].number == cell.final_loss.mean
+        assert [label for label, row in rows.items() if row[place].is_best] == ["mulo-small"]
+    assert rows["sp-small"][2].text == "diverged"
+    accuracy = 100 * cells[1].validation_accuracy.mean
+    assert f"({accuracy:.1f} %)" in next(r for r in validation.rows if r[0].text == "mulo-small")[1].text
+    tuned = {row[0].text: [value.text for value in row[1:]] for row in rates.rows}
+    assert tuned["muadamw"] == ["base value", "0.002", "0.002"]
+    assert tuned["adamw"][0] == "each value"
+    assert tuned["mulo-small"] == ["not tuned", "none", "none"]
+    assert [table.title for table in series_tables(tasks)] == [str(point) for point in tasks.cells]
+
+
+@pytest.mark.parametrize("width", [60, 80, 400])
+def test_a_terminal_too_narrow_for_a_table_gets_it_in_pieces_and_nothing_is_cut(written, width):
+    table, out = aggregate_table(written[1][1]), io.StringIO()
+    print_table(Console(file=out, width=width, force_terminal=True, color_system=None), table)
+    lines = out.getvalue().splitlines()
+    plain = [line for line in lines if line.rstrip() not in (table.about, table.title)]
+    assert max(map(len, plain)) <= width
+    seen = "\n".join(plain)
+    for row in table.rows:
+        if HOSTILE not in row[0].text:  # it has a space to break at
+            assert all(value.text in seen for value in row)
+
+
+def test_twenty_one_optimizers_can_be_told_apart():
+    assert len({style(index) for index in range(21)}) == 21
+    assert len({(style(index).colour, style(index).dashes) for index in range(21)}) == 21
 
 
 @pytest.mark.parametrize(

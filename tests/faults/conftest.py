@@ -1,4 +1,4 @@
-"""Runs of `mulo-meta-train` in processes of their own, and where their workers keep compiled programs."""
+"""Runs of the command lines in processes of their own, and where their workers keep compiled programs."""
 
 import os
 import subprocess
