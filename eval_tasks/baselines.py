@@ -6,6 +6,8 @@ Each is one family with one protocol:
   gets who tunes once, on a small network.
 - NAME-oracle is tuned anew at each value: a bound that costs a search for every network, not a rival.
 
+Learned optimizers of others, `RELEASED`, are not tuned.
+
 The grid is fixed and logarithmic, with the same number of trials for every family (`eval_tasks.tuning`).
 """
 
@@ -62,6 +64,12 @@ BASELINES: Mapping[str, Baseline] = {
     # What most people do.
     "adam-1e-3": Baseline(family=FAMILIES["adam"], learning_rate=1e-3),
 }
+RELEASED: Mapping[str, str] = {
+    "velo": "hf://amoudgl/velo-4000/theta.state",
+    "celo": "hf://amoudgl/celo/theta.state",
+}
+"""Learned optimizers that others have released: name -> file on the Hugging Face hub."""
+
 DEFAULT_BASELINES = ("adamw-oracle", "adamw", "muadamw", "adam-1e-3")
 """Those that take part where none is named."""
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES
+from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED
 from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
@@ -65,7 +65,7 @@ def _make_parser() -> argparse.ArgumentParser:
         metavar="OPTIMIZER",
         help="a checkpoint file, a run directory or a released name, each also as a variant, "
         "as in NAME@cosine,weight_decay=0.0001; a function, as optax.lion or mymodule:make; or a baseline: "
-        f"{', '.join(BASELINES)}. May be given several times. With no baseline named there are "
+        f"{', '.join((*BASELINES, *RELEASED))}. May be given several times. With no baseline named there are "
         f"{', '.join(DEFAULT_BASELINES)}.",
     )
     parser.add_argument(

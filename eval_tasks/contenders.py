@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, Baseline, make_baseline
+from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED, Baseline, make_baseline
 from eval_tasks.code_versions import code_version
-from eval_tasks.sources import External, Learned, parse_source
+from eval_tasks.sources import External, Learned, find_checkpoint, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
@@ -59,7 +59,7 @@ def make_contenders(sources: Sequence[str]) -> list[Contender]:
     for one in parsed:
         taken = [*names, *(contender.label for contender in others)]
         if isinstance(one, Learned):
-            others.append(_learned(one, load(one.path), taken))
+            others.append(_learned(one, load(find_checkpoint(one.path)), taken))
         elif isinstance(one, External):
             external = _external(one)
             if external.label not in taken:  # the same, written otherwise
@@ -147,6 +147,8 @@ def _name_of(source: str) -> str:
     """
     if is_hub_name(source):
         return parse_hub_name(source).repository.partition("/")[2]
+    if source in RELEASED:
+        return source
     path = Path(source).resolve() if Path(source).exists() else Path(source)
     return path.parent.name if path.name == "theta.mulo" else path.stem if path.is_file() else path.name
 

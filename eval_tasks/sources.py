@@ -1,20 +1,22 @@
 """What `--optimizer` may be, taken apart. Imports neither JAX nor what it names.
 
 - a baseline: `adamw`, `muon-oracle`;
-- a learned optimizer: a released name, a checkpoint file, a run directory or `hf://owner/name/file`, alone
-  or as a variant: `mulo-quick@cosine`, `runs/a@linear,weight_decay=0.0001`;
+- a learned optimizer: `velo` or `celo`, as their authors released them, a released name of ours, a
+  checkpoint file, a run directory or `hf://owner/name/file`, alone or as a variant: `mulo-quick@cosine`,
+  `runs/a@linear,weight_decay=0.0001`;
 - a function of another package: `optax.lion`, `optax.lamb(b2=0.99)`, `mymodule:make`.
 """
 
 import ast
 import dataclasses
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.baselines import BASELINES
+from eval_tasks.baselines import BASELINES, RELEASED
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name
 from mulo.names import lookup
@@ -78,7 +80,7 @@ def parse_source(source: str) -> str | Learned | External:
         match = _CALL.fullmatch(source)
         if match and (match["mark"] == ":" or match["call"] or match["module"].split(".")[0] == "optax"):
             return External(match["module"], match["function"], _parse_arguments(source, match["call"]))
-        near = difflib.get_close_matches(source, BASELINES, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(source, (*BASELINES, *RELEASED), n=1, cutoff=0.8)
         if near:
             raise InputError(f"No optimizer is called {source!r}. Did you mean {near[0]!r}?")
     path, mark, variant = source.rpartition("@")
@@ -86,6 +88,18 @@ def parse_source(source: str) -> str | Learned | External:
     if mark and not is_revision and not Path(source).exists():
         return _parse_variant(path, variant)
     return Learned(source)
+
+
+def find_checkpoint(path: str) -> str:
+    """Where the checkpoint of a learned optimizer is: what was given, unless it is a name in `RELEASED`.
+
+    Those are read from `$MULO_DATA_DIR/NAME.mulo`, as `mulo-eval import` writes it, where that file is
+    there, and from the hub or its local cache otherwise.
+    """
+    if path not in RELEASED or Path(path).exists():
+        return path
+    file = Path(os.environ.get("MULO_DATA_DIR", ".")) / f"{path}.mulo"
+    return str(file) if file.is_file() else RELEASED[path]
 
 
 def _parse_arguments(source: str, call: str | None) -> dict[str, Any]:

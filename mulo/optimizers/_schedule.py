@@ -109,7 +109,8 @@ def _decays(num_steps: jax.Array) -> jax.Array:
 def _add_loss(buffer: LossBuffer, loss: jax.Array) -> LossBuffer:
     """The buffer after one more loss, which counts as at most twice the largest mean.
 
-    A loss that is not finite is passed over; the reference's means are NaN from then on.
+    NaN is passed over; the reference's means are NaN from then on. So is an infinite loss with nothing to
+    bound it.
     """
     decays = buffer.decays
     corrections = 1.0 - decays ** (buffer.count + 1).astype(jnp.float32)

@@ -86,7 +86,7 @@ class Celo:
     """The learned optimizer with a learned schedule. Needs `num_steps` and, at every step, the loss.
 
     The defaults are those of the released weights. Gradients that are NaN count as 0, and losses that are
-    not finite are passed over; in the reference they leave NaN for good.
+    NaN are passed over; in the reference they leave NaN for good.
 
     Args:
       lstm_hidden_size: units of the LSTM.

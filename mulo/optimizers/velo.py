@@ -76,8 +76,8 @@ class VeLO:
     """The learned optimizer with a hypernetwork. Needs `num_steps` and, at every step, the loss.
 
     The defaults are those of the released weights, 2.3 million numbers, which are not part of this package.
-    Gradients that are NaN count as 0, and losses that are not finite are passed over; in the reference they
-    leave NaN for good.
+    Gradients that are NaN count as 0, and losses that are NaN are passed over; in the reference they leave
+    NaN for good.
 
     Args:
       lstm_hidden_size: units of the LSTM.

@@ -1,5 +1,6 @@
 """`python -m mulo.conformance` accepts the reference's traces and notices what differs from them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,73 @@ from mulo import conformance
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3"]
 QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_row", "acc_last/fac_col"]
+
+
+VELO_LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3", "g_square", "h_col"]
+# These hold other people's trained weights and are not part of the repository.
+SHARED = Path(os.environ.get("MULO_SHARED_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("velo_small", marks=pytest.mark.slow),  # the same code as the released size
+        "velo_default",
+        "mu_velo_small",
+        pytest.param("mu_velo_small_interp100_pscale", marks=pytest.mark.slow),
+    ],
+)
+def test_velo_agrees_with_the_reference(name, capsys):
+    assert conformance.main([str(GOLDEN / f"{name}.npz")]) == 0
+    output = capsys.readouterr().out
+    rows = {line.split()[0]: line for line in output.splitlines()}
+    for quantity in (*QUANTITIES, "acc_last/fac_diag", "acc_step19/mom", "debug/features_norm"):
+        assert {f"{quantity}/{leaf}" for leaf in VELO_LEAVES} <= rows.keys()
+    for quantity in ("debug/loss_features", "debug/controls", "debug/lr_mult", "acc_last/lstm_cell"):
+        assert quantity in rows
+    assert "35 entries excluded" in rows["params/c_matrix"]  # a NaN at the last update
+    assert "excluded" not in rows["params/f_tensor3"]  # infinities are clipped
+    assert "TOO FAR" not in output
+
+
+@pytest.mark.parametrize(
+    ("path", "num_arrays"),
+    [
+        (GOLDEN / "celo2_random.npz", 14),
+        (SHARED / "celo_pretrained.npz", 62),
+        (SHARED / "celo_adam_pretrained.npz", 44),
+    ],
+    ids=lambda value: getattr(value, "stem", None),
+)
+def test_celo_agrees_with_the_reference(path, num_arrays, capsys):
+    if not path.exists():
+        pytest.skip(f"{path.name} holds weights of others and is not part of the repository")
+    assert conformance.main([str(path)]) == 0
+    assert f"{num_arrays} of {num_arrays} arrays within the limits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "too_far"),
+    [("celo2base/params/vec", {"celo2base/params/vec"}), ("theta/ff_mod_stack/~/w2", None)],
+)
+def test_a_difference_in_celo2_is_found(tmp_path, capsys, changed, too_far):
+    with np.load(GOLDEN / "celo2_random.npz") as recorded:
+        arrays = {key: recorded[key] for key in recorded.files}
+    arrays[changed].flat[0] += 1e-3 * np.sqrt(np.mean(np.square(arrays[changed])))
+    np.savez(tmp_path / "trace.npz", **arrays)
+    assert conformance.main([str(tmp_path / "trace.npz")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split()[0] for line in lines if "TOO FAR" in line}
+    assert found == too_far if too_far else len(found) > 5
+
+
+def test_weights_drawn_otherwise_than_recorded_are_refused(tmp_path, capsys):
+    with np.load(GOLDEN / "velo_default.npz") as recorded:
+        arrays = {key: recorded[key] for key in recorded.files}
+    arrays["meta/theta_seed"] = arrays["meta/theta_seed"] + 1
+    np.savez(tmp_path / "trace.npz", **arrays)
+    assert conformance.main([str(tmp_path / "trace.npz")]) == 2
+    assert "have not the digest" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["sp_small_fc_lopt_h4", "sp_small_fc_lopt_h32", "mup_small_fc_lopt_h32"])

@@ -131,7 +131,15 @@ def test_without_the_packages_the_command_is_said(cache, monkeypatch):
 
 @pytest.mark.parametrize(
     "name",
-    ["hf://", "hf://owner/name", "hf://owner/theta.mulo@v1", "hf://o/n/../x", "hf://o/n//x", "hf://o/n@/x", "hf:///n/x"],
+    [
+        "hf://",
+        "hf://owner/name",
+        "hf://owner/theta.mulo@v1",
+        "hf://o/n/../x",
+        "hf://o/n//x",
+        "hf://o/n@/x",
+        "hf:///n/x",
+    ],
 )
 def test_malformed_names(name):
     with pytest.raises(mulo.InputError, match="wanted hf://owner/name/file"):
