@@ -12,8 +12,9 @@ from eval_tasks.cli import main
 
 pytest.importorskip("ray", reason="workers need Ray: mulo[ray]")
 TINY = (
-    *("--suite", "wide", "--base-width", "2", "--depth", "1", "--num-steps", "4", "--batch-size", "4"),
-    *("--num-seeds", "2", "--num-tuning-seeds", "1", "--optimizer", "mulo-quick", "--optimizer", "sgd"),
+    *("--suite", "long", "--base-width", "2", "--depth", "1", "--num-steps", "4", "--batch-size", "4"),
+    *("--num-seeds", "2", "--num-tuning-seeds", "1", "--num-trials", "3"),
+    *("--optimizer", "mulo-quick", "--optimizer", "sgd"),
 )
 MEASURED = ("key", "optimizer", "purpose", "diverged", "num_steps", "state_bytes", "data_digest")
 
@@ -65,7 +66,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
         said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "was lost and is replaced" in said
-    assert len(records(tmp_path / "two")) == 4 * 2 * 2 + 13  # widths, seeds, optimizers; trials
+    assert len(records(tmp_path / "two")) == 2 * 2 * 2 + 3  # lengths, seeds, optimizers; trials
 
 
 def test_flags_without_workers_are_one_line(capsys):
