@@ -55,7 +55,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
     workers = parser.add_argument_group("workers (they never decide theta; may change at --resume)")
     add_worker_flags(workers, _WORKER_FLAGS)
-    group = parser.add_argument_group("configuration (default: the preset's)")
+    group = parser.add_argument_group(
+        "configuration (default: the preset's; of another --optimizer: in brackets)"
+    )
     for field in dataclasses.fields(MetaTrainConfig):
         group.add_argument(
             f"--{field.name.replace('_', '-')}",

@@ -55,10 +55,10 @@ def _field(default: Any, help_text: str) -> Any:
 
 def _own_field(name: str, help_text: str) -> Any:
     """A field that some learned optimizers have; `None` is the optimizer's default, or no such field."""
-    having = {optimizer: fields[name] for optimizer, fields in OWN_FIELDS.items() if name in fields}
+    having = {optimizer: fields[name] for optimizer, fields in _DEFAULTS.items() if name in fields}
     (kind,) = {type(default) for default in having.values()}
-    whose = "" if len(having) == len(OWN_FIELDS) else f"; of {', '.join(having)}"
-    return dataclasses.field(default=None, metadata={"help": help_text + whose, "kind": kind})
+    defaults = ", ".join(f"{optimizer} {json.dumps(default)}" for optimizer, default in having.items())
+    return dataclasses.field(default=None, metadata={"help": f"{help_text} ({defaults})", "kind": kind})
 
 
 def field_kind(field: dataclasses.Field) -> type:
@@ -92,9 +92,9 @@ class MetaTrainConfig:
         "authors of Celo: one factor for all leaves)",
     )
     batch_size: int = _field(4096, "examples in each inner step")
-    optimizer: str = _field("small_fc", "learned optimizer to train")
+    optimizer: str = _field("small_fc", f"learned optimizer to train: {', '.join(OPTIMIZERS)}")
     hidden_size: int | None = _own_field("hidden_size", "hidden units of its network for each parameter")
-    step_mult: float | None = _own_field("step_mult", "size of its steps; small_fc: 0.01, and 0.001 in SP")
+    step_mult: float | None = _own_field("step_mult", "size of its steps; of small_fc in SP 0.001 is usual")
     exp_mult: float | None = _own_field("exp_mult", "weight of its magnitude output")
     scale_free: bool | None = _own_field(
         "scale_free", "its features do not depend on the scale of a tensor's gradients"
