@@ -18,7 +18,6 @@ from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys
 from mulo.checkpoint_file import theta_digest
 from mulo.errors import CheckpointError
-from mulo.optimizers import OPTIMIZERS
 from tests.meta_train.test_driver import StopAt
 
 TASK = "mlp-w2-d1_digits"
@@ -28,6 +27,12 @@ def tiny(preset="quick", **fields):
     small = {"tasks": (TASK,), "validation_tasks": (), "batch_size": 4, "truncation_length": 2}
     small |= {"min_horizon": 2, "max_horizon": 8, "num_pairs": 2, "pairs_per_slot": 2, "hidden_size": 2}
     return PRESETS[preset].replace(**small | fields)
+
+
+def weights(optimizer, seed=0):
+    """A theta, drawn without compiling anything."""
+    shapes, generator = jax.eval_shape(optimizer.init_theta, jax.random.key(0)), np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: generator.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
 def trace(config):
@@ -46,12 +51,9 @@ def test_a_truncation_of_every_preset_can_be_traced(name):
     assert gradient == theta and after == state
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "small_fc"])
+@pytest.mark.parametrize("name", ["velo", "celo", "celo2"])
 def test_a_truncation_can_be_differentiated(name):
-    sizes = {} if name == "celo_adam" else {"hidden_size": 2}
-    config = PRESETS["quick"].replace(
-        optimizer=name, tasks=(TASK,), batch_size=2, truncation_length=2, estimator="analytic", **sizes
-    )
+    config = tiny(optimizer=name, estimator="analytic")
     theta, state, (gradient, after, _) = trace(config)
     assert gradient == theta and after == state
 
@@ -59,8 +61,7 @@ def test_a_truncation_can_be_differentiated(name):
 def test_velo_is_told_the_length_of_its_run_and_the_loss_and_a_lost_slot_is_made_again_to_the_bit():
     config = tiny("velo-s", lstm_hidden_size=4, num_banks=2, meta_steps=20, seed=1)
     programs = build_programs(config)
-    theta = build_optimizer(config).init_theta(jax.random.key(0))
-    thetas = [jax.tree.map(lambda x, k=k: x * (1 + 0.1 * k), theta) for k in range(5)]
+    thetas = [weights(build_optimizer(config), seed) for seed in range(5)]
     executor, digests = LocalExecutor(config, programs), []
     begun, left = first_steps(config, 0), steps_left(config, 0)
     assert 2 in begun[:5] and len(set(left[np.unique(begun[:5])])) > 1
@@ -88,7 +89,7 @@ def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_s
     tmp_path, monkeypatch
 ):
     first = mulo.Celo(hidden_size=2, lstm_hidden_size=4, learned_rate=False)
-    theta = first.init_theta(jax.random.key(5))
+    theta = weights(first)
     checkpoint = mulo.Checkpoint(optimizer=first, theta=theta, parametrization="sp")
     mulo.save(tmp_path / "first.mulo", checkpoint)
     config = tiny(
@@ -121,8 +122,7 @@ def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_s
 )
 def test_a_theta_that_does_not_fit_begins_no_run(optimizer, message, tmp_path):
     path = tmp_path / "first.mulo"
-    theta = optimizer.init_theta(jax.random.key(0))
-    mulo.save(path, mulo.Checkpoint(optimizer=optimizer, theta=theta, parametrization="sp"))
+    mulo.save(path, mulo.Checkpoint(optimizer=optimizer, theta=weights(optimizer), parametrization="sp"))
     with pytest.raises(CheckpointError, match=message):
         run(tiny("celo-paper-2", initial_theta=str(path)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
