@@ -24,7 +24,7 @@ _QUICK = MetaTrainConfig(
     validation_tasks=("mlp-w64-d2_digits",),
 )
 # 4500 weights in place of 400: the meta-gradient has more noise, and theta goes more slowly. With a factor of
-# 1 on the mixture, as in the paper, inner steps are so small at first that a hundred meta-steps teach nothing.
+# 1 on the mixture, as in the paper, inner steps are at first so small that 100 meta-steps teach nothing.
 _MUVELO_S = _QUICK.replace(
     optimizer="muvelo", interp_mult=30.0, step_mult=0.01, learning_rate=3e-3, warmup_steps=20
 )
