@@ -21,8 +21,9 @@ import numpy as np
 
 import mulo
 from benchmarks.measure import finish
-from meta_train.config import PRESETS, MetaTrainConfig
+from meta_train.config import MetaTrainConfig
 from meta_train.estimators import ESTIMATORS
+from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from meta_train.slot import SlotKeys, SlotProgram, advance, reset
 from mulo.optimizers.base import Theta
@@ -72,7 +73,8 @@ def _make_run(program: SlotProgram, num_truncations: int) -> Callable[[Theta, An
             gradient, state, _ = advance(program, theta, state, keys, source)
             return state, jax.flatten_util.ravel_pytree(gradient)[0]
 
-        state = reset(program, theta, reset_key, source, jnp.zeros([], jnp.int32))
+        num_steps = num_truncations * program.loop.truncation_length
+        state = reset(program, theta, reset_key, source, jnp.zeros([], jnp.int32), num_steps)
         return jax.lax.scan(truncation, state, jnp.arange(num_truncations))[1]
 
     return run

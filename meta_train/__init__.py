@@ -5,13 +5,13 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from meta_train.config import PRESETS as PRESETS
     from meta_train.config import MetaTrainConfig as MetaTrainConfig
     from meta_train.driver import resume as resume
     from meta_train.driver import run as run
+    from meta_train.presets import PRESETS as PRESETS
 
 _MODULES = {
-    "PRESETS": "meta_train.config",
+    "PRESETS": "meta_train.presets",
     "MetaTrainConfig": "meta_train.config",
     "resume": "meta_train.driver",
     "run": "meta_train.driver",

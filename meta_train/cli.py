@@ -12,11 +12,12 @@ from typing import Any
 from eval_tasks.command_line import Parser, unless_pipe_is_closed
 from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_worker_flags
 from meta_train.commands import COMMANDS
-from meta_train.config import PRESETS, MetaTrainConfig
+from meta_train.config import MetaTrainConfig, field_kind
 from meta_train.config_file import read_config_file, to_toml
 from meta_train.errors import StoppedError
 from meta_train.executors.clusters import open_cluster
 from meta_train.executors.options import WorkerOptions
+from meta_train.presets import PRESETS
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -26,6 +27,7 @@ examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
+  mulo-meta-train --preset muvelo-s --out runs/v         muVeLO; --preset velo-s --optimizer celo: Celo, in SP
   mulo-meta-train --preset paper-s --pairs-per-slot 1 --gpus 8 --out runs/c
                                                          one worker on each GPU; the same theta as with one
   mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date
@@ -53,7 +55,9 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--tensorboard", action="store_true", help="write curves for TensorBoard too")
     workers = parser.add_argument_group("workers (they never decide theta; may change at --resume)")
     add_worker_flags(workers, _WORKER_FLAGS)
-    group = parser.add_argument_group("configuration (default: the preset's)")
+    group = parser.add_argument_group(
+        "configuration (default: the preset's; of another --optimizer: in brackets)"
+    )
     for field in dataclasses.fields(MetaTrainConfig):
         group.add_argument(
             f"--{field.name.replace('_', '-')}",
@@ -83,9 +87,10 @@ def _argument_type(field: dataclasses.Field) -> dict[str, Any]:
         weights = field.name == "task_weights"
         nargs = "+" if default else "*"  # what may be empty can be emptied
         return {"nargs": nargs, "type": float if weights else str, "metavar": "X" if weights else "TASK"}
-    if isinstance(default, bool):
+    kind = field_kind(field)
+    if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
-    return {"type": type(default), "metavar": {int: "N", float: "X", str: "NAME"}[type(default)]}
+    return {"type": kind, "metavar": {int: "N", float: "X", str: "NAME"}[kind]}
 
 
 def _make_config(arguments: argparse.Namespace) -> tuple[str, MetaTrainConfig]:
@@ -103,7 +108,7 @@ def _make_config(arguments: argparse.Namespace) -> tuple[str, MetaTrainConfig]:
     if "tasks" in changes:  # the preset's validation tasks go with the preset's tasks
         changes.setdefault("validation_tasks", ())
     lists = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}
-    return preset, dataclasses.replace(base, **{**changes, **lists})
+    return preset, base.replace(**{**changes, **lists})
 
 
 def _run(argv: Sequence[str]) -> int:

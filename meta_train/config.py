@@ -1,4 +1,4 @@
-"""What decides the result of meta-training: one frozen record, refused when built, and the presets."""
+"""What decides the result of meta-training: one frozen record, refused when built. Imports no JAX."""
 
 import dataclasses
 import hashlib
@@ -11,6 +11,7 @@ from eval_tasks.plugins import check_task_name
 from mulo.errors import InputError
 from mulo.names import lookup
 from mulo.optimizers import OPTIMIZERS
+from mulo.optimizers.descriptions import FIELDS, PARTS
 
 PARAMETRIZATIONS = {"mup": "maximal update parametrization", "sp": "standard parametrization"}
 META_OBJECTIVES = {
@@ -30,10 +31,39 @@ ESTIMATORS = {
     "es": "truncated evolution strategies: biased",
     "analytic": "reverse mode through one truncation: biased",
 }
+ALL = "all"
+"""`trained_part` of a configuration that trains all of theta."""
+
+_RENAMED = {"weight_decay": "inner_weight_decay", "max_global_norm": "inner_max_global_norm"}
+"""Fields of learned optimizers that are called like fields of the meta-optimizer."""
+
+OWN_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    optimizer: {_RENAMED.get(name, name): default for name, default in fields.items()}
+    for optimizer, fields in FIELDS.items()
+}
+"""The fields of a configuration that are each learned optimizer's own, with the defaults of its class."""
+
+_DEFAULTS = {**OWN_FIELDS, "small_fc": {**OWN_FIELDS["small_fc"], "step_mult": 0.01}}  # as muLO has it
+
+_CAME_LATER = {"inner_max_global_norm": 0.0, "trained_part": ALL, "initial_theta": ""}
+"""Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
 
 def _field(default: Any, help_text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+def _own_field(name: str, help_text: str) -> Any:
+    """A field that some learned optimizers have; `None` is the optimizer's default, or no such field."""
+    having = {optimizer: fields[name] for optimizer, fields in _DEFAULTS.items() if name in fields}
+    (kind,) = {type(default) for default in having.values()}
+    defaults = ", ".join(f"{optimizer} {json.dumps(default)}" for optimizer, default in having.items())
+    return dataclasses.field(default=None, metadata={"help": f"{help_text} ({defaults})", "kind": kind})
+
+
+def field_kind(field: dataclasses.Field) -> type:
+    """The type of a field's values."""
+    return field.metadata.get("kind", type(field.default))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +73,9 @@ class MetaTrainConfig:
     The defaults are the recipe of muLO_S (arXiv 2406.00153, appendix C). Two things differ on
     purpose: the meta-gradient is clipped before AdamW sees it (the authors' code clips AdamW's step),
     and an inner run is a whole number of truncations.
+
+    The fields from `hidden_size` to `adam_pattern` belong to learned optimizers, not all to each: those that
+    `optimizer` has and that are not given take its defaults, the others are `None` and cannot be given.
 
     Raises:
       InputError: a field has a value that cannot be used.
@@ -54,14 +87,39 @@ class MetaTrainConfig:
     task_weights: tuple[float, ...] = _field((), "weight of each task in the meta-gradient; none = all alike")
     parametrization: str = _field("mup", "of the tasks: mup or sp")
     augmentation: float = _field(
-        1.0, "each leaf of an inner run's parameters is rescaled by a random factor from 1/x to x; 1 = off"
+        1.0,
+        "each leaf of an inner run's parameters is rescaled by a random factor from 1/x to x; 1 = off (the "
+        "authors of Celo: one factor for all leaves)",
     )
     batch_size: int = _field(4096, "examples in each inner step")
-    optimizer: str = _field("small_fc", "learned optimizer to train")
-    hidden_size: int = _field(32, "hidden units of its network")
-    step_mult: float = _field(0.01, "size of its steps; 0.001 is usual in SP")
-    exp_mult: float = _field(0.001, "weight of its magnitude output")
-    scale_free: bool = _field(False, "its features do not depend on the scale of a tensor's gradients")
+    optimizer: str = _field("small_fc", f"learned optimizer to train: {', '.join(OPTIMIZERS)}")
+    hidden_size: int | None = _own_field("hidden_size", "hidden units of its network for each parameter")
+    step_mult: float | None = _own_field("step_mult", "size of its steps; of small_fc in SP 0.001 is usual")
+    exp_mult: float | None = _own_field("exp_mult", "weight of its magnitude output")
+    scale_free: bool | None = _own_field(
+        "scale_free", "its features do not depend on the scale of a tensor's gradients"
+    )
+    inner_max_global_norm: float | None = _own_field(
+        "inner_max_global_norm", "it clips the gradients of inner steps to this norm; 0 = off"
+    )
+    lstm_hidden_size: int | None = _own_field("lstm_hidden_size", "units of its LSTM")
+    num_banks: int | None = _own_field("num_banks", "networks that it mixes for each tensor")
+    interp_mult: float | None = _own_field("interp_mult", "factor on the mixture")
+    param_scale: bool | None = _own_field("param_scale", "its steps are in proportion to the tensor's size")
+    learned_rate: bool | None = _own_field(
+        "learned_rate", "its schedule counts; off in the first of its authors' two phases"
+    )
+    inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
+    newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
+    adam_pattern: str | None = _own_field(
+        "adam_pattern", "regular expression: parameters that Adam updates instead"
+    )
+    trained_part: str = _field(
+        ALL, "part of theta that is perturbed and trained: all; for celo also mlp or scheduler"
+    )
+    initial_theta: str = _field(
+        "", "checkpoint, run or released optimizer whose theta is the first; none = random weights"
+    )
     estimator: str = _field("pes", "of the meta-gradient")
     truncation_length: int = _field(50, "inner steps between two meta-gradients")
     min_horizon: int = _field(100, "shortest inner run, in inner steps")
@@ -102,7 +160,7 @@ class MetaTrainConfig:
             raise InputError(f"validation_tasks has {name}, which is trained on; wanted a wider one.")
         self._check_weights()
         lookup(PARAMETRIZATIONS, self.parametrization, "parametrization")
-        lookup(OPTIMIZERS, self.optimizer, "learned optimizer")
+        self._complete_optimizer()
         lookup(ESTIMATORS, self.estimator, "gradient estimator")
         lookup(META_OBJECTIVES, self.meta_objective, "meta-objective")
         lookup(LOSS_SCALES, self.loss_scale, "loss scale")
@@ -121,6 +179,29 @@ class MetaTrainConfig:
             # A short trial of a long recipe: all of it is warm-up.
             object.__setattr__(self, "warmup_steps", self.meta_steps)
 
+    def _complete_optimizer(self) -> None:
+        """Gives the learned optimizer's fields their defaults; refuses those that it does not have."""
+        name = self.optimizer
+        lookup(OPTIMIZERS, name, "learned optimizer")
+        for field in dataclasses.fields(self):
+            if "kind" not in field.metadata:
+                continue
+            given = getattr(self, field.name) is not None
+            if given and field.name not in OWN_FIELDS[name]:
+                raise InputError(
+                    f"{field.name} is given, and the learned optimizer {name} has no such field. It has: "
+                    f"{', '.join(OWN_FIELDS[name])}."
+                )
+            if not given:
+                object.__setattr__(self, field.name, _DEFAULTS[name].get(field.name))
+        parts = {ALL: (), **PARTS.get(name, {})}
+        lookup(parts, self.trained_part, f"part of the theta of {name}")
+        if self.trained_part == "scheduler" and self.learned_rate is False:
+            raise InputError(
+                "trained_part is scheduler and learned_rate is false, with which the scheduler decides "
+                "nothing; wanted another part, or learned_rate."
+            )
+
     def _check_weights(self) -> None:
         if len(set(self.tasks)) < len(self.tasks):
             raise InputError(f"tasks has a task twice: {', '.join(self.tasks)}. Give it a weight instead.")
@@ -137,9 +218,27 @@ class MetaTrainConfig:
         mean = sum(self.task_weights) / len(self.tasks)
         return tuple(w / mean for w in self.task_weights) or (1.0,) * len(self.tasks)
 
+    def replace(self, **changes: Any) -> "MetaTrainConfig":
+        """The same with other fields.
+
+        With another learned optimizer, what is its own is as by default where the changes do not say: its
+        fields, the part that is trained, and the theta to begin with.
+
+        >>> MetaTrainConfig(hidden_size=16).replace(optimizer="muvelo", step_mult=0.01).hidden_size
+        4
+        """
+        if changes.get("optimizer", self.optimizer) != self.optimizer:
+            own = [field.name for field in dataclasses.fields(self) if "kind" in field.metadata]
+            changes = {**dict.fromkeys(own), "trained_part": ALL, "initial_theta": "", **changes}
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, without those that the learned optimizer does not have."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if value is not None}
+
     def to_json(self) -> str:
         """The fields as JSON text."""
-        return json.dumps(dataclasses.asdict(self), indent=1) + "\n"
+        return json.dumps(self.to_dict(), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "MetaTrainConfig":
@@ -159,7 +258,8 @@ class MetaTrainConfig:
 
     def digest(self) -> str:
         """SHA-256 of the fields, hexadecimal."""
-        canonical = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        fields = {key: value for key, value in self.to_dict().items() if _CAME_LATER.get(key) != value}
+        canonical = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     def slots(self) -> tuple[str, ...]:
@@ -167,17 +267,21 @@ class MetaTrainConfig:
         shards = self.num_pairs // self.pairs_per_slot
         return tuple(task for task in self.tasks for _ in range(shards))
 
+    def trained_keys(self) -> tuple[str, ...]:
+        """The keys at the top of theta that are trained; none = all."""
+        return PARTS.get(self.optimizer, {}).get(self.trained_part, ())
+
     @property
     def optimizer_config(self) -> dict[str, Any]:
-        """The learned optimizer's own fields."""
-        return {key: getattr(self, key) for key in ("hidden_size", "step_mult", "exp_mult", "scale_free")}
+        """The learned optimizer's own fields, as its class calls them."""
+        return {name: getattr(self, _RENAMED.get(name, name)) for name in FIELDS[self.optimizer]}
 
 
 # fmt: off
 _POSITIVE = frozenset((
     "batch_size", "hidden_size", "truncation_length", "min_horizon", "max_horizon", "num_pairs",
     "validation_interval", "validation_steps", "validation_seeds", "pairs_per_slot", "perturbation_std",
-    "task_weights", "loss_bound", "meta_steps", "max_global_norm",
+    "task_weights", "loss_bound", "meta_steps", "max_global_norm", "lstm_hidden_size", "num_banks",
 ))
 # fmt: on
 
@@ -191,13 +295,15 @@ def check_field(field: dataclasses.Field, value: Any) -> Any:
     Raises:
       InputError: a value of another type.
     """
+    if value is None and field.default is None:
+        return None
     if isinstance(field.default, tuple):
         of_text = field.name != "task_weights"
         right = isinstance(value, tuple) and all(_is_a(str if of_text else float, item) for item in value)
         wanted = f"a list of {'texts' if of_text else 'numbers'}"
         value = tuple(item if of_text else float(item) for item in value) if right else value
     else:
-        kind = type(field.default)
+        kind = field_kind(field)
         right, wanted = _is_a(kind, value), _KINDS[kind]
         value = float(value) if right and kind is float else value
     if not right:
@@ -220,33 +326,3 @@ def _check_number(name: str, value: Any) -> None:
         raise InputError(f"{name} is {value}; wanted a finite number {wanted}.")
     if name == "seed" and value >= 2**32:
         raise InputError(f"seed is {value}; wanted less than 2**32.")
-
-
-PRESETS: Mapping[str, MetaTrainConfig] = {
-    # Two CPU cores finish this in under five minutes; digits at three small widths. It departs from the
-    # paper's recipe where so few meta-steps ask for it: noise is reused (PES's growing sums need more
-    # averaging), the logarithm of the loss is judged, and steps are ten times as large.
-    "quick": MetaTrainConfig(
-        tasks=("mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"),
-        batch_size=128,
-        hidden_size=8,
-        step_mult=0.1,
-        estimator="nres",
-        loss_scale="log",
-        truncation_length=20,
-        min_horizon=40,
-        max_horizon=400,
-        meta_steps=2000,
-        learning_rate=1e-2,
-        end_learning_rate=1e-4,
-        warmup_steps=10,
-        validation_tasks=("mlp-w64-d2_digits",),
-    ),
-    # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors). Validation is ours.
-    "paper-s": MetaTrainConfig(validation_tasks=("mlp-w512-d3_imagenet32",)),
-    # muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
-    "paper-m": MetaTrainConfig(
-        tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32"),
-        validation_tasks=("mlp-w2048-d3_imagenet32",),
-    ),
-}

@@ -6,7 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from meta_train.config import PRESETS, MetaTrainConfig, check_field
+from meta_train.config import MetaTrainConfig, check_field
+from meta_train.presets import PRESETS
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -39,13 +40,13 @@ def read_config_file(path: Path) -> tuple[str | None, dict[str, Any]]:
 
 
 def to_toml(config: MetaTrainConfig) -> str:
-    """Every field with its meaning, as TOML that `read_config_file` reads.
+    """Every field that the learned optimizer has, with its meaning, as TOML that `read_config_file` reads.
 
     >>> print(to_toml(PRESETS["quick"]).splitlines()[1])
     tasks = ["mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"]
     """
     lines = []
-    for field in dataclasses.fields(config):
-        lines.append(f"# {field.metadata['help']}")
-        lines.append(f"{field.name} = {json.dumps(getattr(config, field.name))}")  # of these types, TOML too
+    for name, value in config.to_dict().items():
+        lines.append(f"# {_FIELDS[name].metadata['help']}")
+        lines.append(f"{name} = {json.dumps(value)}")  # of these types, TOML too
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.worker import versions
 from meta_train.export import export_theta
+from meta_train.initial_theta import read_initial
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.meta_update import make_meta_update
 from meta_train.metrics import MetricsWriter
@@ -29,6 +30,7 @@ from meta_train.run_directory import RunDirectory
 from meta_train.saving import Saver, storage_errors
 from meta_train.signals import StopRequest, stop_on_signals
 from meta_train.validation import Validator, better, is_due, no_best
+from mulo.checkpoint_file import Checkpoint, save
 from mulo.errors import CheckpointError
 from mulo.optimizers.base import Theta
 
@@ -70,17 +72,21 @@ def run(
 
     Raises:
       InputError: `out` exists, a data set is not there, or the workers asked for cannot be had.
+      CheckpointError: the theta to begin with cannot be read, or does not fit.
       StoppedError: the disk is full, meta-gradients have not been finite for too long, or the workers are
         lost and cannot be replaced; `resume` goes on from the last checkpoint.
     """
+    initial = read_initial(config)
     programs = build_programs(config)
-    theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
-    state = _first_state(config, theta)
+    state = _first_state(config, initial)
     validator = Validator(config) if config.validation_tasks else None
     options = options or RunOptions()
     with _opened(cluster, options) as cluster:
         directory = RunDirectory.create(out, config)
         with directory.lock():
+            if initial is not None:
+                with storage_errors(directory):
+                    save(directory.initial_path, initial)
             return _train(_Work(config, directory, programs, options, cluster, validator), state, 0)
 
 
@@ -93,7 +99,12 @@ def _opened(cluster: Cluster | None, options: RunOptions) -> Iterator[Cluster | 
         yield cluster
 
 
-def _first_state(config: MetaTrainConfig, theta: Theta) -> ResumeState:
+def _first_state(config: MetaTrainConfig, initial: Checkpoint | None) -> ResumeState:
+    """Before the first meta-step, with the theta of `initial`, or else random weights."""
+    if initial is None:
+        theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
+    else:
+        theta = initial.theta
     return ResumeState(theta, make_meta_optimizer(config).init(theta), slot_states=[], best=no_best(theta))
 
 
@@ -114,12 +125,9 @@ def resume(out: Path, options: RunOptions | None = None, cluster: Cluster | None
     options = options or RunOptions()
     with directory.lock(), _opened(cluster, options) as cluster:
         programs = build_programs(config)
-        theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
-        state, meta_step = _first_state(config, theta), 0
         warnings: list[str] = []
         found = directory.read_newest(lambda path: read_resume_file(path, config, programs), warnings.append)
-        if found is not None:
-            meta_step, state = found
+        meta_step, state = found or (0, _first_state(config, read_initial(config, directory)))
         with storage_errors(directory):
             directory.cut_metrics(meta_step)
         validator = Validator(config) if config.validation_tasks else None

@@ -1,6 +1,5 @@
 """The final theta of a run, as a checkpoint file that `mulo.load` reads."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def make_checkpoint(config: MetaTrainConfig, theta: Theta, meta_step: int, metri
         "tasks": list(config.tasks),
         "meta_steps": meta_step,
         "seed": config.seed,
-        "config": json.loads(json.dumps(dataclasses.asdict(config))),
+        "config": json.loads(config.to_json()),
         "meta_loss": _final_meta_loss(metrics_path, meta_step),
         "versions": {"jax": jax.__version__},
         "device": jax.devices()[0].device_kind,

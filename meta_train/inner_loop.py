@@ -38,9 +38,16 @@ class TruncationLosses(NamedTuple):
 
 
 def start(
-    loop: InnerLoop, theta: Theta, key: jax.Array, source: Any, *, num_pairs: int, num_copies: int
+    loop: InnerLoop,
+    theta: Theta,
+    key: jax.Array,
+    source: Any,
+    num_steps: Any,
+    *,
+    num_pairs: int,
+    num_copies: int,
 ) -> tuple[Unroll, jax.Array]:
-    """New inner runs: each pair has its own initial parameters, its copies the same.
+    """New inner runs of `num_steps` steps: each pair has its own initial parameters, its copies the same.
 
     Returns:
       The unrolls, leaves [C, P, ...]; and the loss of each pair before its first step, [P].
@@ -54,7 +61,7 @@ def start(
         batch = loop.task.draw_batch(source, "train", batch_key, loop.batch_size)
         loss = loop.task.loss(params, loss_key, batch)
         params = params if scales == () else jax.tree.map(jnp.divide, params, scales)
-        return Unroll(params, loop.optimizer.init(theta, params, None), scales), loss
+        return Unroll(params, loop.optimizer.init(theta, params, num_steps), scales), loss
 
     pairs, losses = jax.vmap(start_one)(jax.random.split(key, num_pairs))
     return jax.tree.map(lambda x: jnp.stack([x] * num_copies), pairs), losses

@@ -17,8 +17,16 @@ def learning_rate_schedule(config: MetaTrainConfig) -> optax.Schedule:
 
 
 def make_meta_optimizer(config: MetaTrainConfig) -> optax.GradientTransformation:
-    """Clips the meta-gradient by its global norm, then AdamW (beta 0.9, 0.999)."""
-    return optax.chain(
+    """Clips the meta-gradient by its global norm, then AdamW (beta 0.9, 0.999).
+
+    Where a part of theta is trained alone, the rest stays to the bit: in the reference implementation of Celo
+    it is perturbed all the same, and AdamW's weight decay acts on it.
+    """
+    transform = optax.chain(
         optax.clip_by_global_norm(config.max_global_norm),
         optax.adamw(learning_rate_schedule(config), weight_decay=config.weight_decay),
     )
+    keys = config.trained_keys()
+    if not keys:
+        return transform
+    return optax.masked(transform, lambda theta: {key: key in keys for key in theta})

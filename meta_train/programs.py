@@ -57,7 +57,7 @@ class CompiledProgram(NamedTuple):
 
     program: SlotProgram
     source: Any
-    reset: Callable  # theta, key, meta_step -> slot_state
+    reset: Callable  # theta, key, first meta-step, num_steps -> slot_state; for shapes alone without the two
     advance: Callable  # theta, slot_state (donated), keys, source -> gradient, slot_state, statistics
 
 
@@ -113,6 +113,7 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
             meta_objective=config.meta_objective,
             loss_bound=config.loss_bound * task.guessing_loss,
             loss_scale=config.loss_scale,
+            trained_keys=config.trained_keys(),
             weight=weights[name],
         )
         programs[name] = _compile(program, source)
@@ -124,7 +125,9 @@ def _compile(program: SlotProgram, source: Any) -> CompiledProgram:
     return CompiledProgram(
         program=program,
         source=source,
-        reset=lambda theta, key, meta_step=0: jitted_reset(theta, key, source, meta_step),
+        reset=lambda theta, key, meta_step=0, num_steps=1: jitted_reset(
+            theta, key, source, meta_step, num_steps
+        ),
         advance=jit(functools.partial(advance, program), donate_argnums=1),
     )
 

@@ -45,6 +45,11 @@ class RunDirectory:
         return self.path / "best.mulo"
 
     @property
+    def initial_path(self) -> Path:
+        """The optimizer whose theta the run began with; there if it was given one."""
+        return self.path / "initial.mulo"
+
+    @property
     def board_path(self) -> Path:
         """Curves for TensorBoard; there if they were asked for."""
         return self.path / "tensorboard"

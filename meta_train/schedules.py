@@ -28,6 +28,17 @@ def draw_horizons(config: MetaTrainConfig, slot_index: int) -> np.ndarray:
     return truncations[:needed]
 
 
+def steps_left(config: MetaTrainConfig, slot_index: int) -> np.ndarray:
+    """Inner steps from each meta-step to the end of the slot's inner run. [meta_steps], int64.
+
+    The length of a run that begins before meta-step m: of one that is due there, and of one that takes the
+    place of a lost one. The last goes beyond the last meta-step.
+    """
+    truncations = draw_horizons(config, slot_index)
+    ends = np.repeat(np.cumsum(truncations), truncations)[: config.meta_steps]
+    return (ends - np.arange(config.meta_steps)) * config.truncation_length
+
+
 def first_steps(config: MetaTrainConfig, slot_index: int) -> np.ndarray:
     """The meta-step at which the slot's inner run of each meta-step began. [meta_steps], int64.
 

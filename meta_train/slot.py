@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from meta_train.estimators import GradientEstimator
 from meta_train.inner_loop import InnerLoop, Unroll, start, unroll_truncation
 from meta_train.objectives import bound_losses, scale_losses, select_steps
-from meta_train.perturbations import draw_perturbations
+from meta_train.perturbations import draw_perturbations, zero_frozen
 from mulo.optimizers.base import Theta
 
 
@@ -50,18 +50,29 @@ class SlotProgram(NamedTuple):
     meta_objective: str  # see `meta_train.config.META_OBJECTIVES`
     loss_bound: float  # upper bound of an inner loss, in its units; infinity = none
     loss_scale: str = "none"  # see `meta_train.config.LOSS_SCALES`
+    trained_keys: tuple[str, ...] = ()  # at the top of theta: what is perturbed and trained; none = all
     weight: float = 1.0  # factor on the gradient: the task's weight over the mean weight of the slots
 
 
 def reset(
-    program: SlotProgram, theta: Theta, key: jax.Array, source: Any, first_step: jax.Array
+    program: SlotProgram, theta: Theta, key: jax.Array, source: Any, first_step: Any, num_steps: Any
 ) -> SlotState:
-    """The state at the beginning of new inner runs, at meta-step `first_step`."""
+    """The state at the beginning of new inner runs.
+
+    Args:
+      program: what the slot runs.
+      theta: unperturbed.
+      key: of the initial parameters.
+      source: what batches are drawn from.
+      first_step: the meta-step at which they begin.
+      num_steps: inner steps that they will have; learned optimizers that plan ahead are told.
+    """
     unrolls, initial_losses = start(
         program.loop,
         theta,
         key,
         source,
+        num_steps,
         num_pairs=program.num_pairs,
         num_copies=program.estimator.num_copies,
     )
@@ -88,7 +99,7 @@ def advance(
       source: what batches are drawn from.
 
     Returns:
-      The gradient, shaped like theta; the state after; what is reported.
+      The gradient, shaped like theta, zero where theta is not trained; the state after; what is reported.
     """
     estimator = program.estimator
 
@@ -102,9 +113,11 @@ def advance(
         return select_steps(scaled, program.meta_objective), (bounded, clipped, nonfinite, unrolls)
 
     perturbations = draw_perturbations(keys.perturbation, theta, program.num_pairs, program.perturbation_std)
+    perturbations = zero_frozen(perturbations, program.trained_keys)
     gradient, perturbation_sum, (bounded, clipped, nonfinite, unrolls) = estimator.estimate(
         unroll, theta, slot_state.perturbation_sum, perturbations, program.perturbation_std
     )
+    gradient = zero_frozen(gradient, program.trained_keys)
     lost = jnp.all(clipped[-1])
     return (
         jax.tree.map(lambda g: g * program.weight, gradient),

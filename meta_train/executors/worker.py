@@ -14,7 +14,7 @@ from meta_train.config import MetaTrainConfig
 from meta_train.executors.base import SlotResult
 from meta_train.executors.messages import Answer, Facts, Order, Request, SlotAnswer
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
-from meta_train.schedules import first_steps
+from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys, SlotState
 from mulo.optimizers.base import Theta
 
@@ -42,7 +42,7 @@ class SlotWorker:
         self._states: dict[int, SlotState] = {}
         self._ready_for: dict[int, int] = {}  # the meta-step that each state is before
         self._began: dict[int, int] = {}  # the meta-step at which each slot's inner run began
-        self._first_steps: dict[int, np.ndarray] = {}
+        self._schedules: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def place(self, slot_index: int, state: SlotState | None, meta_step: int) -> None:
         """Takes a slot, in a state before `meta_step`; `None` = a new inner run begins there."""
@@ -71,9 +71,10 @@ class SlotWorker:
 
     def _advance(self, slot_index: int, theta: Theta, meta_step: int, lost: bool) -> SlotResult:
         compiled, seed = self._programs[self._tasks[slot_index]], self._config.seed
-        if lost or self._schedule(slot_index)[meta_step] == meta_step:
+        begun, left = self._schedule(slot_index)
+        if lost or begun[meta_step] == meta_step:
             reset_key = addressed_key(seed, "reset", slot_index, meta_step)
-            state = compiled.reset(theta, reset_key, meta_step)
+            state = compiled.reset(theta, reset_key, meta_step, int(left[meta_step]))
             self._began[slot_index] = meta_step
         else:
             state = self._states[slot_index]
@@ -90,10 +91,12 @@ class SlotWorker:
         """The state of a slot, as NumPy arrays."""
         return jax.tree.map(np.asarray, self._states[slot_index])
 
-    def _schedule(self, slot_index: int) -> np.ndarray:
-        if slot_index not in self._first_steps:
-            self._first_steps[slot_index] = first_steps(self._config, slot_index)
-        return self._first_steps[slot_index]
+    def _schedule(self, slot_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """`first_steps` and `steps_left` of a slot."""
+        if slot_index not in self._schedules:
+            parts = first_steps(self._config, slot_index), steps_left(self._config, slot_index)
+            self._schedules[slot_index] = parts
+        return self._schedules[slot_index]
 
     def prepare(self) -> Facts:
         """Compiles what the slots run, by running it once."""
@@ -102,7 +105,7 @@ class SlotWorker:
         theta = jax.tree.map(np.asarray, theta)
         key = addressed_key(self._config.seed, "reset")
         for compiled in self._programs.values():
-            state = compiled.reset(theta, key, 0)
+            state = compiled.reset(theta, key, 0, self._config.max_horizon)
             answer = compiled.advance(theta, state, SlotKeys(key, key), compiled.source)
             jax.block_until_ready(answer)
         return Facts(

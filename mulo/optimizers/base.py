@@ -2,7 +2,8 @@
 
 To write a new one, imitate `small_fc.py`: a frozen dataclass whose fields are the configuration
 (numbers, strings and truth values only, so that a checkpoint header can hold them), the methods below, a
-row in `mulo.optimizers.OPTIMIZERS`, and a row in `tests/descriptors.py`.
+row in `mulo.optimizers.OPTIMIZERS`, its fields in `mulo.optimizers.descriptions`, and a row in
+`tests/descriptors.py`.
 
 Theta is an argument of every method, never an attribute: meta-training maps over many thetas with
 `jax.vmap`, scans over steps, and resumes exactly.

@@ -8,8 +8,8 @@ import pytest
 
 from eval_tasks import make_task
 from eval_tasks.plugins import check_task_name
-from meta_train.config import PRESETS
 from meta_train.driver import run
+from meta_train.presets import PRESETS
 from mulo.errors import InputError
 from tests import ROOT
 

@@ -1,10 +1,13 @@
 import dataclasses
+import json
 import re
 
 import pytest
 
-from meta_train.config import PRESETS, MetaTrainConfig
+from meta_train.config import OWN_FIELDS, MetaTrainConfig
+from meta_train.presets import PRESETS
 from mulo.errors import InputError
+from mulo.optimizers.descriptions import FIELDS
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,8 @@ from mulo.errors import InputError
         ({"validation_interval": 0}, "validation_interval is 0; wanted a finite number at least 1"),
         ({"tasks": ("sine:16",)}, "No task of an installed package"),
         ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
+        ({"num_banks": 4}, "num_banks is given, and the learned optimizer small_fc has no such field"),
+        ({"trained_part": "mlp"}, "No part of the theta of small_fc is called 'mlp'. There are: all"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_when_the_configuration_is_built(change, message):
@@ -62,6 +67,40 @@ def test_the_digest_tells_every_field():
     changes = {"seed": 1, "meta_steps": 251, "tasks": ("mlp-w8-d2_digits",), "perturbation_std": 0.02}
     digests = {dataclasses.replace(config, **{name: value}).digest() for name, value in changes.items()}
     assert len(digests | {config.digest()}) == len(changes) + 1
+
+
+def test_runs_of_before_other_learned_optimizers_can_be_resumed():
+    # SHA-256 of these configurations at the version that knew small_fc alone.
+    assert PRESETS["quick"].digest().startswith("219f0cf5d591efcd")
+    assert PRESETS["paper-m"].digest().startswith("4e68a3351ad568c7")
+    fields = json.loads(PRESETS["quick"].to_json())
+    for name in ("inner_max_global_norm", "trained_part", "initial_theta"):
+        del fields[name]
+    assert MetaTrainConfig.from_json(json.dumps(fields), "here") == PRESETS["quick"]
+
+
+def test_every_field_of_every_learned_optimizer_is_a_field_with_its_default():
+    names = {field.name for field in dataclasses.fields(MetaTrainConfig)}
+    for optimizer, fields in FIELDS.items():
+        assert OWN_FIELDS[optimizer].keys() <= names
+        if optimizer != "small_fc":
+            assert PRESETS["quick"].replace(optimizer=optimizer).optimizer_config == fields
+    # muLO's, whose recipe the defaults are.
+    assert MetaTrainConfig().optimizer_config == FIELDS["small_fc"] | {"step_mult": 0.01}
+    assert (PRESETS["quick"].weight_decay, PRESETS["quick"].max_global_norm) == (1e-4, 1.0)
+    decayed = PRESETS["quick"].replace(optimizer="celo2", inner_weight_decay=0.5)
+    assert decayed.optimizer_config["weight_decay"] == 0.5 and decayed.weight_decay == 1e-4
+
+
+def test_a_part_of_theta_goes_with_its_optimizer():
+    second = PRESETS["celo-paper-2"]
+    assert second.trained_keys() == ("mixing", "lstm", "step_size")
+    other = second.replace(optimizer="velo")
+    assert (other.trained_part, other.initial_theta, other.trained_keys()) == ("all", "", ())
+    with pytest.raises(InputError, match="Did you mean 'scheduler'"):
+        second.replace(trained_part="schedule")
+    with pytest.raises(InputError, match="learned_rate is false, with which the scheduler decides nothing"):
+        second.replace(learned_rate=False)
 
 
 def test_paper_presets_are_the_published_recipe():

@@ -5,8 +5,8 @@ import tomllib
 import pytest
 
 from meta_train.cli import main
-from meta_train.config import PRESETS
 from meta_train.config_file import read_config_file, to_toml
+from meta_train.presets import PRESETS
 from mulo.errors import InputError
 
 
@@ -16,7 +16,7 @@ def test_what_is_printed_is_read_again(name, tmp_path):
     (tmp_path / "a.toml").write_text(to_toml(config))
     preset, fields = read_config_file(tmp_path / "a.toml")
     assert preset is None
-    assert dataclasses.replace(PRESETS["quick"], **fields) == config
+    assert PRESETS["quick"].replace(**fields) == config
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,8 @@ def test_what_is_printed_is_read_again(name, tmp_path):
         ("learning_rate = true", "learning_rate is True; wanted a number"),
         ("tasks = 'mlp-w8-d2_digits'", "wanted a list of texts"),
         ("tasks = [8]", "wanted a list of texts"),
+        ("num_banks = 8.0", "num_banks is 8.0; wanted a whole number"),
+        ("newton_schulz = 1", "newton_schulz is 1; wanted true or false"),
         ("task_weights = ['1']", "wanted a list of numbers"),
         ("preset = 'quik'", "Did you mean 'quick'"),
         ("preset = 1", "No preset is called '1'"),
@@ -70,9 +72,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_preset(tmp_path, cap
     fields = read_config_file(tmp_path / "b.toml")[1]
     changes = {"meta_steps": 9, "learning_rate": 1.0, "tasks": ("mlp-w8-d1_digits", "mlp-w9-d1_digits")}
     changes["validation_tasks"] = ()
-    assert fields == dataclasses.asdict(
-        dataclasses.replace(PRESETS["paper-s"], task_weights=(1.0, 3.0), **changes)
-    )
+    assert fields == PRESETS["paper-s"].replace(task_weights=(1.0, 3.0), **changes).to_dict()
 
 
 def test_a_configuration_of_wrong_types_is_refused_when_built():
@@ -97,6 +97,19 @@ def test_flags_for_tasks_leave_the_validation_tasks_of_the_preset_out(capsys):
     ):
         assert main(["config", *flags]) == 0
         assert tomllib.loads(capsys.readouterr().out)["validation_tasks"] == list(expected)
+
+
+def test_another_learned_optimizer_has_its_own_fields(tmp_path, capsys):
+    (tmp_path / "a.toml").write_text('optimizer = "velo"\nlstm_hidden_size = 8\nmeta_steps = 3\n')
+    assert main(["config", "--config", str(tmp_path / "a.toml"), "--num-banks", "4", "--no-param-scale"]) == 0
+    fields = tomllib.loads(capsys.readouterr().out)
+    own = {"lstm_hidden_size": 8, "num_banks": 4, "param_scale": False, "hidden_size": 4, "step_mult": 0.001}
+    assert {name: fields[name] for name in own} == own
+    assert "scale_free" not in fields and fields["batch_size"] == PRESETS["quick"].batch_size
+    assert main(["--config", str(tmp_path / "a.toml"), "--scale-free", "--out", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "scale_free is given, and the learned optimizer velo has no such field. It has: lstm" in error
+    assert error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "digest"])

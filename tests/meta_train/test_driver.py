@@ -422,7 +422,7 @@ def test_killed_run_is_resumed_with_the_same_bits(whole_run, tmp_path):
     out = tmp_path / "killed"
     flags = [
         f"--{name.replace('_', '-')}={value}"
-        for name, value in dataclasses.asdict(CONFIG).items()
+        for name, value in CONFIG.to_dict().items()
         if not isinstance(value, tuple | bool)  # their flags take other forms
     ]
     command = [sys.executable, "-m", "meta_train.cli", "--tasks", *CONFIG.tasks, *flags]

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.config import PRESETS
 from meta_train.estimators import ANALYTIC, ES, ES_SINGLE, ESTIMATORS, NRES, PES, antithetic_gradient
 from meta_train.objectives import loss_differences
 from meta_train.perturbations import draw_perturbations, perturb
+from meta_train.presets import PRESETS
 from meta_train.schedules import first_steps
 from meta_train.slot import SlotKeys, advance, reset
 from tests.meta_train.quadratic import empty_source, load_trace, make_program
@@ -49,7 +49,7 @@ def estimate_windows(estimator, num_slots=96, num_pairs=512):
     @jax.jit
     @jax.vmap
     def one_slot(key):
-        state, gradients = reset(program, theta, key, source, 0), []
+        state, gradients = reset(program, theta, key, source, 0, 20), []
         for window in range(3):
             drawn_at = window if estimator.redraw else 0
             keys = SlotKeys(jax.random.fold_in(key, drawn_at), jax.random.fold_in(key, 100 + window))

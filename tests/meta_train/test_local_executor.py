@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
-from meta_train.config import PRESETS
 from meta_train.executors.local import LocalExecutor
+from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from mulo.checkpoint_file import theta_digest
 

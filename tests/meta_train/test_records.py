@@ -3,9 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from meta_train.config import PRESETS
 from meta_train.executors.base import SlotResult
 from meta_train.meta_update import UpdateStatistics
+from meta_train.presets import PRESETS
 from meta_train.records import make_record
 from meta_train.slot import SlotStatistics
 

@@ -3,8 +3,8 @@ import math
 
 import numpy as np
 
-from meta_train.config import PRESETS
-from meta_train.schedules import draw_horizons, first_steps
+from meta_train.presets import PRESETS
+from meta_train.schedules import draw_horizons, first_steps, steps_left
 
 CONFIG = dataclasses.replace(
     PRESETS["quick"], truncation_length=1, min_horizon=100, max_horizon=1000, meta_steps=200_000
@@ -34,6 +34,15 @@ def test_runs_begin_where_the_one_before_ends():
     begins = np.flatnonzero(starts == np.arange(500))
     assert np.array_equal(np.unique(starts), begins)
     assert np.array_equal(np.diff(begins), draw_horizons(config, 2)[: len(begins) - 1])
+
+
+def test_a_run_is_as_long_as_its_horizon_and_shorter_where_it_takes_the_place_of_another():
+    config = dataclasses.replace(PRESETS["quick"], meta_steps=500)
+    starts, left, horizons = first_steps(config, 2), steps_left(config, 2), draw_horizons(config, 2)
+    begins = np.unique(starts)
+    assert np.array_equal(left[begins], horizons[: len(begins)] * config.truncation_length)
+    since = (np.arange(500) - starts) * config.truncation_length
+    assert np.array_equal(left, left[starts] - since)
 
 
 def test_slots_do_not_begin_together_and_depend_on_the_seed():

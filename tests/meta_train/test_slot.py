@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from meta_train.config import PRESETS
 from meta_train.estimators import ANALYTIC, PES
 from meta_train.inner_loop import unroll_truncation
 from meta_train.objectives import bound_losses, loss_differences, scale_losses, select_steps
 from meta_train.perturbations import draw_perturbations, perturb
+from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from meta_train.slot import SlotKeys, advance, reset
 from tests.meta_train.quadratic import empty_source, load_trace, make_program
@@ -36,7 +36,7 @@ def make_state():
     trace = load_trace()
     program = make_program(trace, 0.01, 4, PES)
     theta = {leaf: jnp.asarray(trace[f"trace/theta/{leaf}"]) for leaf in ("log_lr", "one_minus_momentum")}
-    return program, theta, reset(program, theta, jax.random.key(0), empty_source(), 0)
+    return program, theta, reset(program, theta, jax.random.key(0), empty_source(), 0, 20)
 
 
 def test_a_slot_advances_by_one_truncation_and_is_a_function_of_its_key():
@@ -80,7 +80,7 @@ def test_one_exploded_run_does_not_spoil_the_analytic_gradient():
     trace = load_trace()
     _, theta, _ = make_state()
     program = make_program(trace, 0.01, 2, ANALYTIC)._replace(loss_bound=1e6)
-    state = reset(program, theta, jax.random.key(0), empty_source(), 0)
+    state = reset(program, theta, jax.random.key(0), empty_source(), 0, 20)
     both, _, _ = advance(program, theta, state, make_keys(1), empty_source())
     params = state.unrolls.params.at[0, 1].set(jnp.nan)
     state = state._replace(unrolls=state.unrolls._replace(params=params))

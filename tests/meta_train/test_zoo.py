@@ -5,8 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from meta_train.config import PRESETS
 from meta_train.driver import run
+from meta_train.presets import PRESETS
 from meta_train.programs import addressed_key, build_optimizer, build_programs
 from meta_train.slot import SlotKeys
 from tests.eval_tasks.zoo import MODEL_ROWS

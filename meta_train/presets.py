@@ -1,0 +1,90 @@
+"""Where a configuration starts from: recipes of the papers, and small ones. Imports no JAX."""
+
+from collections.abc import Mapping
+
+from meta_train.config import MetaTrainConfig
+
+# Two CPU cores finish this in under five minutes; digits at three small widths. It departs from the
+# paper's recipe where so few meta-steps ask for it: noise is reused (PES's growing sums need more
+# averaging), the logarithm of the loss is judged, and steps are ten times as large.
+_QUICK = MetaTrainConfig(
+    tasks=("mlp-w8-d2_digits", "mlp-w16-d2_digits", "mlp-w32-d2_digits"),
+    batch_size=128,
+    hidden_size=8,
+    step_mult=0.1,
+    estimator="nres",
+    loss_scale="log",
+    truncation_length=20,
+    min_horizon=40,
+    max_horizon=400,
+    meta_steps=2000,
+    learning_rate=1e-2,
+    end_learning_rate=1e-4,
+    warmup_steps=10,
+    validation_tasks=("mlp-w64-d2_digits",),
+)
+# 4500 weights in place of 400: the meta-gradient has more noise, and theta goes more slowly. With a factor of
+# 1 on the mixture, as in the paper, inner steps are at first so small that 100 meta-steps teach nothing.
+_MUVELO_S = _QUICK.replace(
+    optimizer="muvelo", interp_mult=30.0, step_mult=0.01, learning_rate=3e-3, warmup_steps=20
+)
+# muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
+_PAPER_M = MetaTrainConfig(
+    tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32"),
+    validation_tasks=("mlp-w2048-d3_imagenet32",),
+)
+# muVeLO_M (250 hours on an A6000). The paper gives no learning rates for it: those of muLO_M.
+_MUVELO_PAPER_M = _PAPER_M.replace(optimizer="muvelo", truncation_length=20, meta_steps=45_000)
+# Celo (arXiv 2501.12670), the first of two phases: the network alone, without the schedule. The authors have
+# four sets of 8x8 grey images; here digits is in place of SVHN, MNIST and Fashion-MNIST are 14x14, CIFAR-10
+# has its colours, and each leaf is rescaled by a factor of its own.
+_CELO_PAPER_1 = MetaTrainConfig(
+    tasks=(
+        "mlp-w32-d1_cifar10-8",
+        "mlp-w32-d1_fashion-mnist-14",
+        "mlp-w32-d1_mnist-14",
+        "mlp-w32-d1_digits",
+    ),
+    parametrization="sp",
+    augmentation=1000.0,
+    batch_size=64,
+    optimizer="celo",
+    learned_rate=False,
+    trained_part="mlp",
+    max_horizon=2000,
+    meta_steps=100_000,
+    learning_rate=3e-4,
+    end_learning_rate=3e-4,
+    warmup_steps=0,
+    max_global_norm=1e9,  # no clipping
+    validation_tasks=("mlp-w128-d1_digits",),
+    validation_interval=1000,
+)
+
+PRESETS: Mapping[str, MetaTrainConfig] = {
+    "quick": _QUICK,
+    # The same in SP: in the paper too its steps are a tenth of those under muP.
+    "quick-sp": _QUICK.replace(parametrization="sp", step_mult=0.01),
+    "muvelo-s": _MUVELO_S,
+    # Its SP twin: factor on the mixture and steps in proportion to the parameters as VeLO has them.
+    "velo-s": _MUVELO_S.replace(
+        optimizer="velo",
+        lstm_hidden_size=16,
+        num_banks=8,
+        step_mult=1e-4,
+        learning_rate=1e-3,
+        parametrization="sp",
+    ),
+    # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors). Validation is ours.
+    "paper-s": MetaTrainConfig(validation_tasks=("mlp-w512-d3_imagenet32",)),
+    "paper-m": _PAPER_M,
+    "muvelo-paper-m": _MUVELO_PAPER_M,
+    "velo-paper-m": _MUVELO_PAPER_M.replace(
+        optimizer="velo", lstm_hidden_size=16, num_banks=8, parametrization="sp"
+    ),
+    "celo-paper-1": _CELO_PAPER_1,
+    # The second: the schedule, with the network of the first as it is.
+    "celo-paper-2": _CELO_PAPER_1.replace(
+        learned_rate=True, trained_part="scheduler", initial_theta="runs/celo-paper-1"
+    ),
+}

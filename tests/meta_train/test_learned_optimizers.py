@@ -1,0 +1,133 @@
+"""Every learned optimizer is meta-trained; those that plan ahead are told how long an inner run will be."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+import mulo
+from meta_train import driver
+from meta_train.driver import RunOptions, resume, run
+from meta_train.executors.local import LocalExecutor
+from meta_train.meta_optimizer import learning_rate_schedule
+from meta_train.presets import PRESETS
+from meta_train.programs import build_optimizer, build_programs
+from meta_train.recovery import History
+from meta_train.schedules import first_steps, steps_left
+from meta_train.slot import SlotKeys
+from mulo.checkpoint_file import theta_digest
+from mulo.errors import CheckpointError
+from tests.meta_train.test_driver import StopAt
+
+TASK = "mlp-w2-d1_digits"
+
+
+def tiny(preset="quick", **fields):
+    small = {"tasks": (TASK,), "validation_tasks": (), "batch_size": 4, "truncation_length": 2}
+    small |= {"min_horizon": 2, "max_horizon": 8, "num_pairs": 2, "pairs_per_slot": 2, "hidden_size": 2}
+    return PRESETS[preset].replace(**small | fields)
+
+
+def weights(optimizer, seed=0):
+    """A theta, drawn without compiling anything."""
+    shapes, generator = jax.eval_shape(optimizer.init_theta, jax.random.key(0)), np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: generator.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
+
+
+def trace(config):
+    """Shapes of a truncation of the first task: nothing is compiled."""
+    theta = jax.eval_shape(build_optimizer(config).init_theta, jax.random.key(0))
+    compiled, key = build_programs(config)[config.tasks[0]], jax.random.key(0)
+    state = jax.eval_shape(compiled.reset, theta, key)
+    return theta, state, jax.eval_shape(compiled.advance, theta, state, SlotKeys(key, key), compiled.source)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_truncation_of_every_preset_can_be_traced(name):
+    # On digits: the data of the papers are not there.
+    config = PRESETS[name].replace(tasks=(TASK,), validation_tasks=(), batch_size=2, initial_theta="")
+    theta, state, (gradient, after, _) = trace(config)
+    assert gradient == theta and after == state
+
+
+@pytest.mark.parametrize("name", ["velo", "celo", "celo2"])
+def test_a_truncation_can_be_differentiated(name):
+    config = tiny(optimizer=name, estimator="analytic")
+    theta, state, (gradient, after, _) = trace(config)
+    assert gradient == theta and after == state
+
+
+def test_velo_is_told_the_length_of_its_run_and_the_loss_and_a_lost_slot_is_made_again_to_the_bit():
+    config = tiny("velo-s", lstm_hidden_size=4, num_banks=2, meta_steps=20, seed=1)
+    programs = build_programs(config)
+    thetas = [weights(build_optimizer(config), seed) for seed in range(5)]
+    executor, digests = LocalExecutor(config, programs), []
+    begun, left = first_steps(config, 0), steps_left(config, 0)
+    assert 2 in begun[:5] and len(set(left[np.unique(begun[:5])])) > 1
+    for meta_step, theta in enumerate(thetas):
+        (result,) = executor.advance(theta, meta_step)
+        (state,) = executor.snapshot()
+        progress = state.unrolls.optimizer_state.progress
+        assert np.all(progress.num_steps == left[begun[meta_step]])
+        assert np.all(progress.losses.count == state.inner_step) and np.all(progress.losses.means[..., 0] > 0)
+        digests.append(theta_digest(result.gradient))
+    # Another process that has no state: from the beginning of the inner run, with the thetas since.
+    other, first = LocalExecutor(config, programs), int(begun[4])
+    other.restore([None], 4, History((first,), tuple(thetas[first:4])))
+    assert theta_digest(other.advance(thetas[4], 4)[0].gradient) == digests[4]
+    # A run that takes the place of one that is lost has the rest of it, no more.
+    params = jax.tree.map(lambda p: np.full_like(p, np.nan), state.unrolls.params)
+    lost = state._replace(unrolls=state.unrolls._replace(params=params), lost=np.bool_(True))
+    other.restore([lost], 1)
+    other.advance(thetas[1], 1)
+    assert np.all(other.snapshot()[0].unrolls.optimizer_state.progress.num_steps == left[1])
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_same_bits(
+    tmp_path, monkeypatch
+):
+    first = mulo.Celo(hidden_size=2, lstm_hidden_size=4, learned_rate=False)
+    theta = weights(first)
+    checkpoint = mulo.Checkpoint(optimizer=first, theta=theta, parametrization="sp")
+    mulo.save(tmp_path / "first.mulo", checkpoint)
+    config = tiny(
+        "celo-paper-2",
+        lstm_hidden_size=4,
+        meta_steps=4,
+        learning_rate=0.1,
+        weight_decay=1.0,
+        initial_theta=str(tmp_path / "first.mulo"),
+    )
+    run(config, tmp_path / "whole")
+    trained = mulo.load(tmp_path / "whole" / "theta.mulo")
+    assert trained.optimizer == dataclasses.replace(first, learned_rate=True)
+    for key in theta:
+        assert (theta_digest(trained.theta[key]) == theta_digest(theta[key])) == (key == "mlp")
+    monkeypatch.setattr(driver, "LocalExecutor", StopAt(1))
+    run(config, tmp_path / "stopped", RunOptions(checkpoint_interval=1))
+    monkeypatch.undo()
+    (tmp_path / "first.mulo").unlink()  # a run keeps a copy
+    assert resume(tmp_path / "stopped").signal_number is None
+    assert theta_digest(mulo.load(tmp_path / "stopped").theta) == theta_digest(trained.theta)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (mulo.Celo2(), "is for optimizer 'celo2'; wanted 'celo'"),
+        (mulo.Celo(hidden_size=3), r"leaf 'mlp/b0' has shape \(3,\); wanted \(2,\)"),
+    ],
+)
+def test_a_theta_that_does_not_fit_begins_no_run(optimizer, message, tmp_path):
+    path = tmp_path / "first.mulo"
+    mulo.save(path, mulo.Checkpoint(optimizer=optimizer, theta=weights(optimizer), parametrization="sp"))
+    with pytest.raises(CheckpointError, match=message):
+        run(tiny("celo-paper-2", initial_theta=str(path)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_constant_learning_rate():
+    schedule = learning_rate_schedule(PRESETS["celo-paper-1"])
+    assert [float(schedule(step)) for step in (0, 50_000, 99_999)] == pytest.approx([3e-4] * 3)
