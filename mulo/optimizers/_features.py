@@ -161,11 +161,17 @@ def gradient_factors(
     ]
 
 
+def mean(x: jax.Array) -> jax.Array:
+    """The mean over all axes, []. x: of rank 1 or more."""
+    # The last axis first: of one sum over all axes XLA on the CPU makes slow loops, and copies.
+    return jnp.sum(jnp.sum(x, axis=-1)) / x.size
+
+
 def _inverse_scale(second_moment: jax.Array) -> jax.Array:
     """One over the root of the mean of the second moment, []; 1 where all gradients were zero."""
-    mean = jnp.sum(jnp.sum(second_moment, axis=-1)) / second_moment.size
+    square = mean(second_moment)
     # Bounded so that its square is finite.
-    return jnp.where(mean > 0, jax.lax.rsqrt(jnp.maximum(mean, 1e-36)), 1.0)
+    return jnp.where(square > 0, jax.lax.rsqrt(jnp.maximum(square, 1e-36)), 1.0)
 
 
 def _rescale(ingredients: Ingredients) -> Ingredients:

@@ -164,14 +164,18 @@ class Celo2:
         self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array
     ) -> jax.Array:
         """Direction of root mean square 1, [*shape]."""
-        features = [_normalise(x) for x in _make_features(accumulators, grad, param)]
+        scales = [_inverse_rms(x) for x in _make_features(accumulators, grad, param)]
+        # Without the barrier XLA would keep all features from their norms until they are used here.
+        accumulators, grad, param = jax.lax.optimization_barrier((accumulators, grad, param))
+        features = _make_features(accumulators, grad, param)
+        features = [x * scale for x, scale in zip(features, scales, strict=True)]
         units = range(self.hidden_size)
         hidden = [jax.nn.relu(dot(features, mlp["w0"], unit, mlp["b0"][unit])) for unit in units]
         hidden = [jax.nn.relu(dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
         direction = dot(hidden, mlp["w2"], 0, mlp["b2"][0])
         if self.newton_schulz and param.ndim >= 2:
             direction = orthogonalise(direction)
-        return _normalise(direction)
+        return direction * _inverse_rms(direction)
 
 
 def _adam_step(accumulators: Accumulators, grad: jax.Array, param: jax.Array) -> jax.Array:
@@ -180,10 +184,12 @@ def _adam_step(accumulators: Accumulators, grad: jax.Array, param: jax.Array) ->
     return accumulators.momenta[0] * jax.lax.rsqrt(accumulators.second_moment + 1e-8)
 
 
-def _normalise(x: jax.Array) -> jax.Array:
-    """Divides by the root mean square over the last two axes; of a vector, over all of it."""
-    axes = tuple(range(max(0, x.ndim - 2), x.ndim))
-    return x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=axes, keepdims=True) + 1e-9)
+def _inverse_rms(x: jax.Array) -> jax.Array:
+    """One over the root mean square over the last two axes, kept with length 1; of a vector, over all."""
+    square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    if x.ndim > 1:
+        square = jnp.mean(square, axis=-2, keepdims=True)
+    return jax.lax.rsqrt(square + 1e-9)
 
 
 def _make_features(accumulators: Accumulators, grad: jax.Array, param: jax.Array) -> list[jax.Array]:

@@ -27,7 +27,7 @@ from mulo.optimizers._accumulators import (
     accumulate,
     init_accumulators,
 )
-from mulo.optimizers._features import VELO_FEATURES, make_ingredients
+from mulo.optimizers._features import VELO_FEATURES, make_ingredients, mean
 from mulo.optimizers._fields import check_fields
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._recurrent import (
@@ -165,7 +165,7 @@ class VeLO:
             )
             return factor * step, accumulators
 
-        results = map_tensors(update_tensor, tensors, mlps, factors)
+        results = map_tensors(update_tensor, _after(plan.step_sizes, tensors), mlps, factors)
         updates, accumulators = put_together(results, state.accumulators, params)
         return updates, VeLOState(progress=progress, accumulators=accumulators, lstm=plan.lstm)
 
@@ -233,8 +233,19 @@ def tensor_step(
     ingredients, axis_features = make_ingredients(accumulators, grad, tensor.param, features=VELO_FEATURES)
     step = apply_mlp(mlp, ingredients, axis_features, None, features=VELO_FEATURES, exp_mult=exp_mult)
     if param_scale:
-        step = step * jnp.sqrt(jnp.mean(jnp.square(tensor.param)) + 1e-9)
+        step = step * jnp.sqrt(mean(jnp.square(tensor.param)) + 1e-9)
     return step, accumulators
+
+
+def _after(made: jax.Array, tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors, with gradients that XLA cannot use before `made` is there; the numbers stay as they are.
+
+    It would plan to overwrite donated statistics before the recurrent network has seen them, and therefore
+    copy all of them first: three times the temporary memory. Of an `optimization_barrier` nothing is left
+    by the time it plans.
+    """
+    zero = jnp.where(jnp.sum(made) > jnp.inf, 1.0, 0.0)
+    return [tensor._replace(grad=tensor.grad + zero) for tensor in tensors]
 
 
 def clip_gradient(grad: jax.Array) -> jax.Array:
@@ -248,16 +259,16 @@ def _tensor_features(tensor: Tensor) -> jax.Array:
 
     In the order of the reference: size of the second moment, rank, variances of momenta and second moment.
     """
-    inverse_scale = jax.lax.rsqrt(jnp.maximum(1e-9, jnp.mean(jnp.square(tensor.param))))
-    second_moment = tensor.accumulators.second_moment * inverse_scale
-    momenta = [momentum * inverse_scale for momentum in tensor.accumulators.momenta]
-    centers = [jnp.mean(momentum) for momentum in momenta]
-    # The reference takes the distance of the second moment from the mean of the momentum.
-    squares = [
-        jnp.mean(second_moment),
-        *(jnp.mean(jnp.square(m - center)) for m, center in zip(momenta, centers, strict=True)),
-        *(jnp.mean(jnp.square(second_moment - center)) for center in centers),
+    # The reference divides the statistics by the root of this; here what is made of them, which is no array.
+    mean_square = jnp.maximum(1e-9, mean(jnp.square(tensor.param)))
+    second_moment, momenta = tensor.accumulators.second_moment, tensor.accumulators.momenta
+    centers = [mean(momentum) for momentum in momenta]
+    # It takes the distance of the second moment from the mean of the momentum.
+    variances = [
+        *(mean(jnp.square(m - center)) for m, center in zip(momenta, centers, strict=True)),
+        *(mean(jnp.square(second_moment - center)) for center in centers),
     ]
+    squares = [mean(second_moment) * jax.lax.rsqrt(mean_square), *(x / mean_square for x in variances)]
     sizes = jnp.clip(jnp.log(1e-8 + 10.0 * jnp.abs(jnp.stack(squares))), -5.0, 5.0) / 2.0
     rank = np.zeros(MAX_RANK, np.float32)
     num_long = sum(length > 1 for length in tensor.param.shape)
