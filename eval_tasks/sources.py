@@ -76,7 +76,7 @@ def parse_source(source: str) -> str | Learned | External:
     """
     if source in BASELINES:
         return source
-    if not Path(source).exists():
+    if source not in RELEASED and not Path(source).exists():
         match = _CALL.fullmatch(source)
         if match and (match["mark"] == ":" or match["call"] or match["module"].split(".")[0] == "optax"):
             return External(match["module"], match["function"], _parse_arguments(source, match["call"]))

@@ -20,13 +20,14 @@ from eval_tasks.names import parse_task_name
 from eval_tasks.report.commands import make_report
 from eval_tasks.results import read_results
 from eval_tasks.runs import ResultStore, Run
+from eval_tasks.sources import Learned, find_checkpoint, parse_source
 from eval_tasks.suites import SIZES, SUITES, Series, Suite, make_suite
 from eval_tasks.task import make_task
 from eval_tasks.training import make_program
 from eval_tasks.tuning import NUM_TRIALS, choose, make_grid
 from mulo.errors import InputError
 from tests.closeness import assert_trees_close
-from tests.descriptors import SMALL_FC_H4
+from tests.descriptors import CELO, SMALL_FC_H4
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -226,6 +227,19 @@ def test_muon_is_for_the_weights_inside_and_adam_for_the_rest():
     assert np.sqrt(np.mean(kernel**2)) == pytest.approx(0.1 * 0.2, rel=0.25)
     momenta = jax.tree.leaves(state.inner_states["muon"])
     assert sorted(x.shape for x in momenta if x.ndim > 1) == [(3, 3, 8, 8)]
+
+
+def test_velo_and_celo_are_those_that_their_authors_released(tmp_path, monkeypatch):
+    monkeypatch.setenv("MULO_DATA_DIR", str(tmp_path))
+    assert parse_source("velo@cosine") == Learned("velo", schedule="cosine")
+    assert find_checkpoint("velo") == "hf://amoudgl/velo-4000/theta.state"
+    assert find_checkpoint("velo.mulo") == "velo.mulo"
+    mulo.save(tmp_path / "celo.mulo", CELO.checkpoint())
+    contender, baseline = make_contenders(["celo", "adam-1e-3"])
+    assert (contender.label, contender.config["name"], baseline.label) == ("celo", "celo", "adam-1e-3")
+    lines, _ = evaluate(tmp_path / "results", suite_of(series_of("mlp-w4-d1_digits", 4)), "celo", "adam-1e-3")
+    assert [line["optimizer"] for line in lines] == ["celo", "adam-1e-3"]
+    assert np.isfinite(lines[0]["final_loss"])
 
 
 def test_variants_of_a_learned_optimizer(tmp_path):

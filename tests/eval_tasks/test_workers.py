@@ -14,7 +14,7 @@ pytest.importorskip("ray", reason="workers need Ray: mulo[ray]")
 TINY = (
     *("--suite", "long", "--base-width", "2", "--depth", "1", "--num-steps", "4", "--batch-size", "4"),
     *("--num-seeds", "2", "--num-tuning-seeds", "1", "--num-trials", "3"),
-    *("--optimizer", "mulo-quick", "--optimizer", "sgd"),
+    *("--optimizer", "adam-1e-3", "--optimizer", "sgd"),
 )
 MEASURED = ("key", "optimizer", "purpose", "diverged", "num_steps", "state_bytes", "data_digest")
 
@@ -22,6 +22,9 @@ MEASURED = ("key", "optimizer", "purpose", "diverged", "num_steps", "state_bytes
 def records(folder):
     lines = (folder / "results.jsonl").read_text().splitlines()
     return sorted((json.loads(line) for line in lines), key=lambda r: (r["key"], r["optimizer"]))
+
+
+LEARNED = "--optimizer", "mulo-quick"
 
 
 def start(out, cache, *flags):
@@ -53,7 +56,7 @@ def test_workers_give_the_results_of_one_process(tmp_path, capsys):
 @pytest.mark.fault
 def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
     psutil = pytest.importorskip("psutil", reason="finds the worker to kill; comes with Ray")
-    with start(tmp_path / "two", tmp_path, "--workers", "2") as process:
+    with start(tmp_path / "two", tmp_path, *LEARNED, "--workers", "2") as process:
         deadline = time.monotonic() + 120
         while True:
             children = psutil.Process(process.pid).children(recursive=True)
@@ -66,7 +69,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_runs_are_made(tmp_path):
         said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "was lost and is replaced" in said
-    assert len(records(tmp_path / "two")) == 2 * 2 * 2 + 3  # lengths, seeds, optimizers; trials
+    assert len(records(tmp_path / "two")) == 2 * 2 * 3 + 3  # lengths, seeds, optimizers; trials
 
 
 def test_flags_without_workers_are_one_line(capsys):
