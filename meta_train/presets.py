@@ -28,6 +28,20 @@ _QUICK = MetaTrainConfig(
 _MUVELO_S = _QUICK.replace(
     optimizer="muvelo", interp_mult=30.0, step_mult=0.01, learning_rate=3e-3, warmup_steps=20
 )
+# The recipe of muLO at the scale of two CPU cores: three small widths, small images. Validation is on
+# tasks that no suite of mulo-eval has.
+_MULO_S = MetaTrainConfig(
+    tasks=tuple(
+        f"mlp-w{width}-d3_{data_set}" for data_set in ("cifar10-16", "digits") for width in (16, 32, 64)
+    ),
+    batch_size=128,
+    loss_scale="initial",  # losses of two data sets on one scale
+    meta_steps=1000,
+    warmup_steps=20,
+    validation_tasks=("mlp-w96-d4_cifar10-8", "mlp-w96-d4_digits"),
+    validation_interval=100,
+    validation_steps=500,
+)
 # muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
 _PAPER_M = MetaTrainConfig(
     tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32"),
@@ -65,6 +79,7 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
     "quick": _QUICK,
     # The same in SP: in the paper too its steps are a tenth of those under muP.
     "quick-sp": _QUICK.replace(parametrization="sp", step_mult=0.01),
+    "mulo-s": _MULO_S,
     "muvelo-s": _MUVELO_S,
     # Its SP twin: factor on the mixture and steps in proportion to the parameters as VeLO has them.
     "velo-s": _MUVELO_S.replace(
