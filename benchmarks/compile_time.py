@@ -27,7 +27,7 @@ TRANSFORMER = (
 
 
 def make_shapes(num_kinds: int) -> list[tuple[int, ...]]:
-    """100 tensors of so many different shapes; of seven, those of a transformer of ten layers."""
+    """100 tensors of so many different shapes; of six, those of a transformer of ten layers."""
     if num_kinds == len(set(TRANSFORMER)):
         return [shape for _ in range(NUM_TENSORS // len(TRANSFORMER)) for shape in TRANSFORMER]
     kinds = [(32 + 8 * (i // 2), 64) if i % 2 else (32 + 8 * (i // 2),) for i in range(num_kinds)]

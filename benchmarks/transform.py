@@ -64,7 +64,7 @@ def transforms(hidden_sizes: list[int]) -> dict[str, optax.GradientTransformatio
         "muvelo": mulo.MuVeLO(),
         "celo": mulo.Celo(),
         "celo_adam": mulo.CeloAdam(),
-        "celo2_base": mulo.Celo2(newton_schulz=False, adam_pattern=""),
+        "celo2_base": mulo.Celo2(newton_schulz=False, adam_names=""),
         "celo2": mulo.Celo2(),
     }
     return {"adamw": optax.adamw(1e-3), **{name: learned(one) for name, one in optimizers.items()}}

@@ -93,10 +93,12 @@ def parse_source(source: str) -> str | Learned | External:
 def find_checkpoint(path: str) -> str:
     """Where the checkpoint of a learned optimizer is: what was given, unless it is a name in `RELEASED`.
 
+    A name goes before a file called the same, which is `./name`.
+
     Those are read from `$MULO_DATA_DIR/NAME.mulo`, as `mulo-eval import` writes it, where that file is
     there, and from the hub or its local cache otherwise.
     """
-    if path not in RELEASED or Path(path).exists():
+    if path not in RELEASED:
         return path
     file = Path(os.environ.get("MULO_DATA_DIR", ".")) / f"{path}.mulo"
     return str(file) if file.is_file() else RELEASED[path]

@@ -74,7 +74,7 @@ class MetaTrainConfig:
     purpose: the meta-gradient is clipped before AdamW sees it (the authors' code clips AdamW's step),
     and an inner run is a whole number of truncations.
 
-    The fields from `hidden_size` to `adam_pattern` belong to learned optimizers, not all to each: those that
+    The fields from `hidden_size` to `adam_names` belong to learned optimizers, not all to each: those that
     `optimizer` has and that are not given take its defaults, the others are `None` and cannot be given.
 
     Raises:
@@ -111,8 +111,8 @@ class MetaTrainConfig:
     )
     inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
     newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
-    adam_pattern: str | None = _own_field(
-        "adam_pattern", "regular expression: parameters that Adam updates instead"
+    adam_names: str | None = _own_field(
+        "adam_names", "last names, separated by commas, of parameters that Adam updates instead"
     )
     trained_part: str = _field(
         ALL, "part of theta that is perturbed and trained: all; for celo also mlp or scheduler"

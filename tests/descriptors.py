@@ -130,7 +130,7 @@ CELO_ADAM = LearnedOptimizerRow(
 )
 CELO2 = LearnedOptimizerRow(
     name="celo2",
-    make=lambda: mulo.Celo2(hidden_size=2, adam_pattern="/b$"),
+    make=lambda: mulo.Celo2(hidden_size=2),
     golden_theta=celo2_golden_theta,
 )
 ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2)

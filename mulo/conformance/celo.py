@@ -53,8 +53,8 @@ def celo2_deviations(trace: Trace) -> Iterator[Deviation]:
     """Every comparison that a trace of Celo2 allows."""
     config, theta = from_reference("celo2", trace.tree("theta"))
     optimizers = {
-        "celo2base": Celo2(newton_schulz=False, adam_pattern="", **config),
-        "celo2": Celo2(weight_decay=0.01, **config),
+        "celo2base": Celo2(newton_schulz=False, adam_names="", **config),
+        "celo2": Celo2(weight_decay=0.01, adam_names="b", **config),
     }
     for name, optimizer in optimizers.items():
         history, _ = _replay(trace, "", optimizer, theta, None)

@@ -256,7 +256,7 @@ def normalised_scales(
     ingredients: Ingredients, axis_features: AxisFeatures, features: FeatureSet
 ) -> jax.Array:
     """Root mean square of each feature over the tensor, before and after it is normalised, [2, F]."""
-    before, factors = jnp.zeros(features.size), jnp.zeros(features.size)
+    before, factors = (jnp.zeros(features.size, jnp.float32) for _ in range(2))
     squares = mean_squares(ingredients)
     before = before.at[np.array(features.element_rows)].set(jnp.sqrt(squares))
     factors = factors.at[np.array(features.element_rows)].set(element_scales(ingredients))

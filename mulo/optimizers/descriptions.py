@@ -41,7 +41,7 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "step_mult": 0.001,
         "weight_decay": 0.0,
         "newton_schulz": True,
-        "adam_pattern": "/b$",
+        "adam_names": "b,bias",
     },
 }
 """The fields of each class with their defaults."""

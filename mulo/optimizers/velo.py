@@ -77,7 +77,8 @@ class VeLO:
 
     The defaults are those of the released weights, 2.3 million numbers, which are not part of this package.
     Gradients that are NaN count as 0, and losses that are NaN are passed over; in the reference they leave
-    NaN for good.
+    NaN for good. Where gradients are accumulated (`optax.MultiSteps`), `num_steps` counts the updates that
+    are made, and the loss is that of the last part.
 
     Args:
       lstm_hidden_size: units of the LSTM.

@@ -6,7 +6,7 @@ import mulo
 
 SIGNATURES = {
     "Celo": "(*, lstm_hidden_size=64, hidden_size=4, step_mult=0.001, exp_mult=0.001, learned_rate=True)",
-    "Celo2": "(*, hidden_size=8, step_mult=0.001, weight_decay=0.0, newton_schulz=True, adam_pattern='/b$')",
+    "Celo2": "(*, hidden_size=8, step_mult=0.001, weight_decay=0.0, newton_schulz=True, adam_names='b,bias')",
     "CeloAdam": "(*, lstm_hidden_size=64, step_mult=0.001)",
     "Checkpoint": "(optimizer, theta, parametrization, provenance=<factory>)",
     "CheckpointError": "an error",
