@@ -1,7 +1,7 @@
 """The configuration of a learned optimizer, refused where it is built."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -31,3 +31,17 @@ def check_fields(optimizer: Any) -> None:
             right, wanted = type(value) is kind, "True or False" if kind is bool else "a text"
         if not right:
             raise InputError(f"{field.name} is {value!r}; wanted {wanted}.")
+
+
+class Configured:
+    """What the configurations of all learned optimizers have in common; each is a frozen dataclass."""
+
+    name: ClassVar[str]  # its key in `mulo.optimizers.OPTIMIZERS`
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        check_fields(self)
+
+    def config(self) -> dict[str, Any]:
+        """The fields, by name."""
+        return dataclasses.asdict(self)

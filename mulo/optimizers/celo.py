@@ -13,7 +13,7 @@ Celo-Adam has the same rate, and Adam's step. Celo2, which plans nothing, is in 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from mulo._types import Params, PyTree, Theta, Updates
 from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import Accumulators, init_accumulators
 from mulo.optimizers._features import VELO_FEATURES
-from mulo.optimizers._fields import check_fields
+from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import init_mlp
 from mulo.optimizers._recurrent import (
     LSTMState,
@@ -82,7 +82,7 @@ def schedule_step(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Celo:
+class Celo(Configured):
     """The learned optimizer with a learned schedule. Needs `num_steps` and, at every step, the loss.
 
     The defaults are those of the released weights. Gradients that are NaN count as 0, and losses that are
@@ -104,26 +104,14 @@ class Celo:
     ((2, 3), 1)
     """
 
+    name: ClassVar[str] = "celo"
+    needs_num_steps: ClassVar[bool] = True
+
     lstm_hidden_size: int = 64
     hidden_size: int = 4
     step_mult: float = 0.001
     exp_mult: float = 0.001
     learned_rate: bool = True
-
-    needs_num_steps = True
-
-    def __post_init__(self):
-        """Refuses what cannot be built."""
-        check_fields(self)
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "celo"
-
-    def config(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return dataclasses.asdict(self)
 
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights; biases and the initial state of the LSTM are zero."""
@@ -168,7 +156,7 @@ class Celo:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CeloAdam:
+class CeloAdam(Configured):
     """Adam with Celo's learned schedule. Needs `num_steps` and, at every step, the loss.
 
     As Celo's authors have it: beta 0.9 and 0.999, and 1e-10 under the root of the second moment, which makes
@@ -187,23 +175,11 @@ class CeloAdam:
     ((2, 3), 1)
     """
 
+    name: ClassVar[str] = "celo_adam"
+    needs_num_steps: ClassVar[bool] = True
+
     lstm_hidden_size: int = 64
     step_mult: float = 0.001
-
-    needs_num_steps = True
-
-    def __post_init__(self):
-        """Refuses what cannot be built."""
-        check_fields(self)
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "celo_adam"
-
-    def config(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return dataclasses.asdict(self)
 
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights; biases and the initial state of the LSTM are zero."""

@@ -11,7 +11,7 @@ asked for, and rms over the last two axes.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ from mulo.optimizers._accumulators import (
 )
 from mulo.optimizers._blocks import is_sharded
 from mulo.optimizers._features import VELO_FEATURES, gradient_factors
-from mulo.optimizers._fields import check_fields
+from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import dot, init_mlp
 from mulo.optimizers._tensors import (
     Tensor,
@@ -57,7 +57,7 @@ class Celo2State(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Celo2:
+class Celo2(Configured):
     """The learned optimizer of directions alone: its step size is to be chosen, and scheduled, as AdamW's is.
 
     `newton_schulz=False` with empty `adam_names` is its authors' Celo2-base.
@@ -79,24 +79,13 @@ class Celo2:
     ((2, 3), 1)
     """
 
+    name: ClassVar[str] = "celo2"
+
     hidden_size: int = 8
     step_mult: float = 0.001
     weight_decay: float = 0.0
     newton_schulz: bool = True
     adam_names: str = "b,bias"
-
-    def __post_init__(self):
-        """Refuses what cannot be built."""
-        check_fields(self)
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "celo2"
-
-    def config(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return dataclasses.asdict(self)
 
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights; biases are zero."""

@@ -20,7 +20,7 @@ scale, and steps do not change when all gradients of a tensor are multiplied by 
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,7 @@ from mulo.optimizers._features import (
     normalised_scales,
     time_features,
 )
-from mulo.optimizers._fields import check_fields
+from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 
 
@@ -57,7 +57,7 @@ class SmallFCState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SmallFC:
+class SmallFC(Configured):
     """The per-parameter learned optimizer.
 
     Args:
@@ -79,24 +79,13 @@ class SmallFC:
     ((2, 3), 1)
     """
 
+    name: ClassVar[str] = "small_fc"
+
     hidden_size: int = 32
     step_mult: float = 0.001
     exp_mult: float = 0.001
     max_global_norm: float = 0.0
     scale_free: bool = False
-
-    def __post_init__(self):
-        """Refuses what cannot be built."""
-        check_fields(self)
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "small_fc"
-
-    def config(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return dataclasses.asdict(self)
 
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights: the network's, and offsets of zero from the initial decays."""

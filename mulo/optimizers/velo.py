@@ -12,7 +12,7 @@ are a mixture of those in a bank of N: interp_mult * mean over k of c_k * bank_k
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from mulo.optimizers._accumulators import (
     init_accumulators,
 )
 from mulo.optimizers._features import VELO_FEATURES, make_ingredients, mean
-from mulo.optimizers._fields import check_fields
+from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._recurrent import (
     LSTMState,
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class VeLO:
+class VeLO(Configured):
     """The learned optimizer with a hypernetwork. Needs `num_steps` and, at every step, the loss.
 
     The defaults are those of the released weights, 2.3 million numbers, which are not part of this package.
@@ -98,6 +98,9 @@ class VeLO:
     ((2, 3), 1)
     """
 
+    name: ClassVar[str] = "velo"
+    needs_num_steps: ClassVar[bool] = True
+
     lstm_hidden_size: int = 512
     num_banks: int = 256
     hidden_size: int = 4
@@ -105,21 +108,6 @@ class VeLO:
     param_scale: bool = True
     step_mult: float = 0.001
     exp_mult: float = 0.001
-
-    needs_num_steps = True
-
-    def __post_init__(self):
-        """Refuses what cannot be built."""
-        check_fields(self)
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "velo"
-
-    def config(self) -> dict[str, Any]:
-        """The fields, by name."""
-        return dataclasses.asdict(self)
 
     def init_theta(self, key: jax.Array) -> Theta:
         """Initial weights; biases and the initial state of the LSTM are zero."""
@@ -207,15 +195,12 @@ class MuVeLO(VeLO):
     (16, 1.0, False)
     """
 
+    name: ClassVar[str] = "muvelo"
+
     lstm_hidden_size: int = 16
     num_banks: int = 8
     interp_mult: float = 1.0
     param_scale: bool = False
-
-    @property
-    def name(self) -> str:
-        """Its key in `mulo.optimizers.OPTIMIZERS`."""
-        return "muvelo"
 
 
 def tensor_step(
