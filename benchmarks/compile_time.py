@@ -51,9 +51,13 @@ def compile_seconds(tx: optax.GradientTransformation, shapes: list[tuple[int, ..
 
 def main(argv: list[str] | None = None) -> None:
     """Measures, prints and writes."""
-    arguments = make_parser("compile_time", __doc__).parse_args(argv)
+    parser = make_parser("compile_time", __doc__)
+    parser.add_argument("--optimizers", nargs="+", help="these alone, as the rows call them")
+    arguments = parser.parse_args(argv)
     rows = []
     for name, tx in transforms(arguments.hidden_sizes).items():
+        if arguments.optimizers and name not in arguments.optimizers:
+            continue
         for num_kinds in (len(set(TRANSFORMER)), 50):
             shapes = make_shapes(num_kinds)
             row = {"optimizer": name, "num_tensors": len(shapes), "num_shapes": len(set(shapes))}
