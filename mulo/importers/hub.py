@@ -11,6 +11,9 @@ from mulo.errors import CheckpointError, InputError
 
 SCHEME = "hf://"
 TIMEOUT_SECONDS = 10.0
+MAX_NAME_LENGTH = 96
+"""Of an owner, and of a repository without its owner."""
+
 _PART = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"
 _NAME = re.compile(
     rf"hf://(?P<repository>{_PART}/{_PART})(?:@(?P<revision>\w[\w.-]*))?/(?P<file>[\w.][\w./+ -]*)", re.ASCII
@@ -50,9 +53,15 @@ def parse_hub_name(name: str) -> HubFile:
     'main'
     """
     match = _NAME.fullmatch(name)
-    if match is None or {"", ".", ".."} & set(match["file"].split("/")):
+    if match is None or _is_refused(match["repository"]) or {"", ".", ".."} & set(match["file"].split("/")):
         raise InputError(f"{name!r} is no name of a file on the hub; wanted hf://owner/name/file.")
     return HubFile(match["repository"], match["file"], match["revision"] or "main")
+
+
+def _is_refused(repository: str) -> bool:
+    """Whether the hub has no repositories called so, beside those that `_NAME` rules out."""
+    too_long = max(map(len, repository.split("/"))) > MAX_NAME_LENGTH
+    return too_long or "--" in repository or ".." in repository or repository.endswith(".git")
 
 
 def fetch(name: str, max_bytes: int) -> Path:
@@ -70,10 +79,10 @@ def fetch(name: str, max_bytes: int) -> Path:
     """
     file = parse_hub_name(name)
     hub = _import_hub(name)
-    cached = hub.try_to_load_from_cache(file.repository, file.file, revision=file.revision)
-    if isinstance(cached, str):
-        return Path(cached)
     try:
+        cached = hub.try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+        if isinstance(cached, str):
+            return Path(cached)
         # Asked for first because the download itself tries again and again, for minutes, when offline.
         url = hub.hf_hub_url(file.repository, file.file, revision=file.revision)
         size = hub.get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS).size

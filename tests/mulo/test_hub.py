@@ -139,6 +139,10 @@ def test_without_the_packages_the_command_is_said(cache, monkeypatch):
         "hf://o/n//x",
         "hf://o/n@/x",
         "hf:///n/x",
+        "hf://a--b/c/f",
+        "hf://o/n..m/f",
+        "hf://o/n.git/f",
+        f"hf://o/{'n' * 97}/f",
     ],
 )
 def test_malformed_names(name):
