@@ -75,7 +75,8 @@ def fetch(name: str, max_bytes: int) -> Path:
 
     Raises:
       InputError: the name is malformed.
-      CheckpointError: huggingface_hub is not installed, there is no such file, or the hub cannot be reached.
+      CheckpointError: huggingface_hub is not installed, there is no such file, the hub cannot be
+        reached, or the file cannot be fetched from it.
     """
     file = parse_hub_name(name)
     hub = _import_hub(name)
@@ -114,8 +115,20 @@ def _reason(error: Exception) -> str:
         return "there is no such repository, or it needs a login (hf auth login)."
     if isinstance(error, errors.EntryNotFoundError) and isinstance(error, errors.HfHubHTTPError):
         return "the repository has no such file."
-    text = " ".join(str(error).split())[:160] or type(error).__name__
-    return (
-        "is not in the hub's local cache, and the hub cannot be reached. Connect to the network, or fetch "
-        f"the file elsewhere and give its path. ({text})"
-    )
+    while isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    text = (" ".join(str(error).split())[:160] or type(error).__name__).rstrip(".")
+    elsewhere = "fetch the file elsewhere and give its path"
+    # `TransportError` is the base class of the HTTP library beneath, of which there are several.
+    is_transport = any(base.__name__ == "TransportError" for base in type(error).__mro__)
+    if is_transport or isinstance(error, ConnectionError | TimeoutError):
+        return (
+            "is not in the hub's local cache, and the hub cannot be reached. Connect to the network, or "
+            f"{elsewhere}. ({text})"
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        return (
+            f"could not be fetched: {text}. Set HF_HOME to a folder that has room and can be written, or "
+            f"{elsewhere}."
+        )
+    return f"could not be fetched: {text}. Try again later, or {elsewhere}."

@@ -63,7 +63,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             else "EntryNotFound" if file != "theta.mulo"
             else None
         )  # fmt: skip
-        self.send_response(404 if error else 200)
+        self.send_response(404 if error else self.server.status)
         self.send_header("X-Error-Code", error or "")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha1(self.server.content).hexdigest()}"')
@@ -77,10 +77,10 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def hub_server(content, content_length=None):
+def hub_server(content, content_length=None, status=200):
     """A server that stands for the hub and holds owner/name/theta.mulo; gives its address and its log."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-        server.content, server.requests = content, []
+        server.content, server.requests, server.status = content, [], status
         server.content_length = len(content) if content_length is None else content_length
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()

@@ -113,6 +113,38 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch):
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("status", [429, 500])
+def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(status, monkeypatch):
+    with hub_server(b"", status=status) as (address, _):
+        use_server(monkeypatch, address)
+        message = refusal("hf://owner/name/theta.mulo")
+    assert "could not be fetched: " in message
+    assert str(status) in message
+    assert "Try again later, or fetch the file elsewhere" in message
+    assert "network" not in message
+
+
+def test_a_cache_folder_that_cannot_be_written_is_said(cache, mulo_bytes, monkeypatch):
+    cache.write_text("")  # a file in the folder's place: permissions do not hold for every user
+    with hub_server(mulo_bytes) as (address, _):
+        use_server(monkeypatch, address)
+        message = refusal("hf://owner/name/theta.mulo")
+    assert "could not be fetched: " in message
+    assert "Set HF_HOME to a folder that has room and can be written" in message
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_damaged_download_is_said(monkeypatch):
+    def download(*_, **__):
+        raise OSError("Consistency check failed: file should be of size 3 but has size 2.")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    with hub_server(b"abc") as (address, _):
+        use_server(monkeypatch, address)
+        assert "could not be fetched: Consistency check failed" in refusal("hf://owner/name/theta.mulo")
+
+
+@pytest.mark.usefixtures("cache")
 def test_a_huge_file_is_not_downloaded(monkeypatch):
     with hub_server(b"", content_length=2**40) as (address, requests):
         use_server(monkeypatch, address)
