@@ -21,9 +21,10 @@ from eval_tasks.sources import External, Learned, find_checkpoint, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
-from mulo.checkpoint_file import Checkpoint, load, theta_digest
+from mulo.checkpoint_file import Checkpoint, theta_digest
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name, parse_hub_name
+from mulo.loading import load
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

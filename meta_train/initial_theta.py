@@ -5,7 +5,8 @@ import dataclasses
 from meta_train.config import MetaTrainConfig
 from meta_train.programs import build_optimizer
 from meta_train.run_directory import RunDirectory
-from mulo.checkpoint_file import Checkpoint, bind, load, to_body
+from mulo.checkpoint_file import Checkpoint, bind, to_body
+from mulo.loading import load
 
 
 def read_initial(config: MetaTrainConfig, directory: RunDirectory | None = None) -> Checkpoint | None:

@@ -12,8 +12,8 @@ from meta_train.executors.base import Executor
 from meta_train.export import export_theta
 from meta_train.resume_file import ResumeState, read_theta, write_resume_file
 from meta_train.run_directory import RunDirectory
-from mulo.checkpoint_file import load
 from mulo.errors import CheckpointError, InputError
+from mulo.loading import load
 from mulo.optimizers.base import Theta
 
 

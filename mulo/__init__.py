@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from mulo._stateful import init as init
     from mulo._transform import optimizer as optimizer
     from mulo.checkpoint_file import Checkpoint as Checkpoint
-    from mulo.checkpoint_file import load as load
     from mulo.checkpoint_file import save as save
     from mulo.errors import CheckpointError as CheckpointError
     from mulo.errors import InputError as InputError
+    from mulo.loading import load as load
     from mulo.optimizers.celo import Celo as Celo
     from mulo.optimizers.celo import CeloAdam as CeloAdam
     from mulo.optimizers.celo2 import Celo2 as Celo2
@@ -40,7 +40,7 @@ _MODULES = {
     "VeLO": "mulo.optimizers.velo",
     "apply": "mulo._stateful",
     "init": "mulo._stateful",
-    "load": "mulo.checkpoint_file",
+    "load": "mulo.loading",
     "optimizer": "mulo._transform",
     "save": "mulo.checkpoint_file",
 }

@@ -13,8 +13,9 @@ import numpy as np
 import optax
 
 from mulo._types import Params, PyTree, Theta, Updates
-from mulo.checkpoint_file import Checkpoint, load
+from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
+from mulo.loading import load
 from mulo.mup import STANDARD, MuP
 from mulo.mup.forms import step_in_mup_form, to_mup_form
 from mulo.optimizers._schedule import missing_num_steps

@@ -18,7 +18,6 @@ from mulo._envelope import shown
 from mulo._envelope import write_file as write_file
 from mulo._types import PyTree, Theta
 from mulo.errors import CheckpointError, InputError
-from mulo.importers.hub import is_hub_name
 from mulo.names import lookup
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
@@ -76,27 +75,8 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint, *, overwrite: boo
     write_file(path, kind=THETA_KIND, header=header, body=to_body(theta), max_bytes=MAX_THETA_BYTES)
 
 
-def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoint:
-    """Reads a trained optimizer.
-
-    Args:
-      path_or_name: the name of a released optimizer, a checkpoint file, or a run directory of
-        `mulo-meta-train` that holds `theta.mulo`. A name goes before a file called the same: write `./name`.
-        Or a file on the Hugging Face hub, `hf://owner/name/file` or `hf://owner/name@revision/file`: a
-        checkpoint file, or one of the released thetas of `mulo.importers.hub.RELEASES`. One that is in the
-        hub's local cache is read without network. Needs `pip install 'mulo[hub]'`.
-      expect: the name of the learned optimizer that it must be for.
-
-    Returns:
-      The checkpoint; theta as JAX arrays on the default device.
-
-    Raises:
-      CheckpointError: no such name or file, or whatever is wrong with the file, in one line.
-    """
-    if is_hub_name(path_or_name):
-        from mulo.importers.released import load_from_hub  # which needs this module
-
-        return load_from_hub(path_or_name, expect)
+def load_file(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoint:
+    """A checkpoint file, a run directory or a released optimizer of this package; see `mulo.load`."""
     path = _find(path_or_name)
     header, body = read_file(path, kind=THETA_KIND, max_bytes=MAX_THETA_BYTES)
     name, config = _optimizer_fields(header, path)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import jax
 
-from mulo._envelope import MAGIC, read_bytes, shown
-from mulo.checkpoint_file import MAX_THETA_BYTES, Checkpoint, bind, load
+from mulo._envelope import read_bytes, shown
+from mulo.checkpoint_file import MAX_THETA_BYTES, Checkpoint, bind
 from mulo.errors import CheckpointError
 from mulo.importers.files import read_arrays
-from mulo.importers.hub import RELEASES, fetch, is_hub_name, parse_hub_name
+from mulo.importers.hub import fetch, is_hub_name
 from mulo.importers.layouts import LAYOUTS, from_reference
 from mulo.names import lookup
 
@@ -44,21 +44,3 @@ def import_theta(source: str | os.PathLike[str], kind: str) -> Checkpoint:
         parametrization=layout.parametrization,
         provenance=provenance,
     )
-
-
-def load_from_hub(name: str, expect: str | None = None) -> Checkpoint:
-    """A checkpoint of mulo on the hub, or one of `RELEASES`; see `mulo.load`."""
-    path = fetch(name, MAX_THETA_BYTES)
-    if read_bytes(path, MAX_THETA_BYTES).startswith(MAGIC):
-        return load(path, expect=expect)
-    file = parse_hub_name(name)
-    kind = RELEASES.get((file.repository, file.file))
-    if kind is None:
-        raise CheckpointError(
-            f"{name}: is neither a checkpoint file of mulo nor a released theta that mulo knows. If it is of "
-            f"a kind that mulo reads: mulo-eval import {name} --as KIND -o FILE."
-        )
-    checkpoint = import_theta(name, kind)
-    if expect is not None and checkpoint.optimizer.name != expect:
-        raise CheckpointError(f"{name}: is for optimizer {checkpoint.optimizer.name!r}; wanted {expect!r}.")
-    return checkpoint

@@ -27,9 +27,22 @@ class Source:
         """Its syntax tree."""
         return ast.parse(self.text)
 
-    def imports(self) -> Iterator[str]:
-        """The full names of all that is imported anywhere in it: `mulo.mup.infer`."""
-        for node in ast.walk(self.tree):
+    def imports(self, *, for_types: bool = True) -> Iterator[str]:
+        """The full names of all that is imported anywhere in it: `mulo.mup.infer`.
+
+        Args:
+          for_types: with what is imported under `if TYPE_CHECKING:` too.
+        """
+        nodes = list(ast.walk(self.tree))
+        hidden = {
+            inner
+            for node in nodes
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" and not for_types
+            for inner in node.body
+        }
+        for node in nodes:
+            if node in hidden:
+                continue
             if isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):

@@ -1,5 +1,6 @@
 """Who may import whom."""
 
+import graphlib
 import subprocess
 import sys
 
@@ -38,7 +39,7 @@ def test_the_library_needs_only_its_own_dependencies():
 def test_the_library_does_without_its_extras():
     extras = {name for extra in LIBRARY_EXTRAS.values() for name in extra}
     modules = [name.removesuffix(".py").replace("/", ".") for name in LIBRARY_EXTRAS]
-    program = f"import sys, mulo.checkpoint_file, {', '.join(modules)}; print(*sys.modules)"
+    program = f"import sys, mulo.loading, {', '.join(modules)}; print(*sys.modules)"
     output = subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True)
     assert not extras & set(output.split())
 
@@ -55,6 +56,26 @@ def test_underscore_modules_are_private_to_their_package():
             package, *rest = name.split(".")
             private = package in OURS and any(part.startswith("_") for part in rest)
             assert not private or source.name.startswith(f"{package}/"), f"{source.name} imports {name}"
+
+
+def _module_of(name, modules):
+    """The module that the full name of an import is of: `mulo.mup.roles` for `mulo.mup.roles.Role`."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Imports inside functions count too, those for type checkers alone do not."""
+    modules = {
+        source.name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): source
+        for source in sources(*MAY_IMPORT)
+    }
+    imported = {
+        module: {_module_of(name, modules) for name in source.imports(for_types=False)} - {"", module}
+        for module, source in modules.items()
+    }
+    graphlib.TopologicalSorter(imported).prepare()
 
 
 def test_optimizers_and_mup_know_nothing_of_one_another():
