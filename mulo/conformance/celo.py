@@ -51,11 +51,9 @@ def celo_adam_deviations(trace: Trace) -> Iterator[Deviation]:
 
 def celo2_deviations(trace: Trace) -> Iterator[Deviation]:
     """Every comparison that a trace of Celo2 allows."""
+    base, _ = from_reference("celo2_base", trace.tree("theta"))
     config, theta = from_reference("celo2", trace.tree("theta"))
-    optimizers = {
-        "celo2base": Celo2(newton_schulz=False, adam_names="", **config),
-        "celo2": Celo2(weight_decay=0.01, adam_names="b", **config),
-    }
+    optimizers = {"celo2base": Celo2(**base), "celo2": Celo2(**config, weight_decay=0.01)}
     for name, optimizer in optimizers.items():
         history, _ = _replay(trace, "", optimizer, theta, None)
         for leaf, reference in trace.tree(f"{name}/params").items():

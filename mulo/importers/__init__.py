@@ -16,8 +16,10 @@ KINDS: Mapping[str, str] = {
     "celo": "Celo's theta.state",
     "celo_adam": "Celo-Adam's theta.state",
     "celo2": "Celo2's per-parameter network",
+    "celo2_base": "the same as Celo2-base: no Newton-Schulz, no Adam",
     "small_fc": "small_fc_lopt, as google/learned_optimization writes it",
     "mulo": "the muLO release for PyTorch (safetensors)",
+    "mulo_jax": "small_fc_lopt under muP, as muLO's own repository writes it",
 }
 """Kinds of released theta, in words; `mulo.importers.layouts.LAYOUTS` has what each file holds."""
 

@@ -237,6 +237,11 @@ def _celo2_theta(arrays: Arrays) -> Theta:
     return {"mlp": _stack(arrays, 1)}
 
 
+def _mulo_config(sizes: Sizes) -> dict[str, Any]:
+    """With the step_mult of muLO's runs."""
+    return {"hidden_size": sizes["H"], "step_mult": 0.01}
+
+
 def _velo_sizes(sizes: Sizes) -> dict[str, Any]:
     return {"lstm_hidden_size": sizes["L"], "num_banks": sizes["N"], "hidden_size": sizes["H"]}
 
@@ -290,7 +295,15 @@ LAYOUTS: Mapping[str, Layout] = {
         shapes=_stack_shapes((), "H"),
         sizes=_STACK_SIZE,
         to_theta=_celo2_theta,
-        to_config=lambda sizes: {"hidden_size": sizes["H"]},
+        to_config=lambda sizes: {"hidden_size": sizes["H"], "adam_names": "b"},
+    ),
+    "celo2_base": Layout(
+        optimizer="celo2",
+        parametrization="sp",
+        shapes=_stack_shapes((), "H"),
+        sizes=_STACK_SIZE,
+        to_theta=_celo2_theta,
+        to_config=lambda sizes: {"hidden_size": sizes["H"], "newton_schulz": False, "adam_names": ""},
     ),
     "small_fc": Layout(
         optimizer="small_fc",
@@ -300,13 +313,20 @@ LAYOUTS: Mapping[str, Layout] = {
         to_theta=_small_fc_theta,
         to_config=lambda sizes: {"hidden_size": sizes["H"]},
     ),
-    # The step_mult of muLO's runs.
     "mulo": Layout(
         optimizer="small_fc",
         parametrization="mup",
         shapes=_TORCH_SHAPES,
         sizes={"H": ("network.input.bias", 0)},
         to_theta=_torch_theta,
-        to_config=lambda sizes: {"hidden_size": sizes["H"], "step_mult": 0.01},
+        to_config=_mulo_config,
+    ),
+    "mulo_jax": Layout(
+        optimizer="small_fc",
+        parametrization="mup",
+        shapes=_SMALL_FC_SHAPES,
+        sizes={"H": ("nn/~/b0", 0)},
+        to_theta=_small_fc_theta,
+        to_config=_mulo_config,
     ),
 }

@@ -86,8 +86,10 @@ TREES = {
     "celo": celo_tree,
     "celo_adam": celo_adam_tree,
     "celo2": celo2_tree,
+    "celo2_base": celo2_tree,
     "small_fc": small_fc_tree,
     "mulo": mulo_arrays,
+    "mulo_jax": small_fc_tree,
 }
 
 

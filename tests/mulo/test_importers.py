@@ -37,7 +37,7 @@ def test_all_weights_are_taken_but_the_dead_ones(kind):
     ours = np.sort(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta)]))
     if kind == "mulo":  # its decays are not in the file
         ours = np.sort(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(theta["mlp"])]))
-    kept = dict.fromkeys(("ff_mod_stack/~/w2", "ff_mod_stack/~/b2"), 1 if kind == "celo2" else 2)
+    kept = dict.fromkeys(("ff_mod_stack/~/w2", "ff_mod_stack/~/b2"), 1 if kind.startswith("celo2") else 2)
     used = [array[..., : kept.get(name)] for name, array in arrays.items() if name not in dead]
     np.testing.assert_array_equal(ours, np.sort(np.concatenate([np.ravel(array) for array in used])))
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(theta))
@@ -80,6 +80,16 @@ def test_muvelo_is_configured_as_in_its_repository():
     config, _ = from_reference("muvelo", reference("muvelo"))
     assert (config["interp_mult"], config["param_scale"]) == (1.0, False)
     assert LAYOUTS["muvelo"].parametrization == "mup"
+
+
+def test_kinds_of_the_same_arrays_differ_in_what_the_files_do_not_say():
+    celo2, theta = from_reference("celo2", reference("celo2"))
+    base, theta_of_base = from_reference("celo2_base", reference("celo2_base"))
+    jax.tree.map(np.testing.assert_array_equal, theta, theta_of_base)
+    assert mulo.Celo2(**celo2) == mulo.Celo2(hidden_size=8, newton_schulz=True, adam_names="b")
+    assert mulo.Celo2(**base) == mulo.Celo2(hidden_size=8, newton_schulz=False, adam_names="")
+    ours, _ = from_reference("mulo_jax", reference("mulo_jax"))
+    assert mulo.SmallFC(**ours) == mulo.SmallFC(hidden_size=4, step_mult=0.01)
 
 
 def test_mulo_weights_are_transposed_and_its_decays_are_those_of_the_release():
