@@ -64,7 +64,8 @@ def _make_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="OPTIMIZER",
         help="a checkpoint file, a run directory or a released name, each also as a variant, "
-        "as in NAME@cosine,weight_decay=0.0001; a function, as optax.lion or mymodule:make; or a baseline: "
+        "as in NAME@cosine,learning_rate=0.5,weight_decay=0.0001; a function, as optax.lion or "
+        "mymodule:make; or a baseline: "
         f"{', '.join((*BASELINES, *RELEASED))}. May be given several times. With no baseline named there are "
         f"{', '.join(DEFAULT_BASELINES)}.",
     )

@@ -110,7 +110,11 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
     label += f"@{source.variant}" if source.variant else ""
     if label in taken:
         label = f"{label} ({digest[:6]})"
-    variant = {"schedule": source.schedule, "weight_decay": source.weight_decay} if source.variant else {}
+    variant: dict[str, Any] = {}
+    if source.variant:
+        variant = {"schedule": source.schedule, "weight_decay": source.weight_decay}
+    if source.learning_rate != 1:
+        variant["learning_rate"] = source.learning_rate
 
     def make(task: Task, num_steps: int) -> InnerOptimizer:
         def init(theta: Any, params: Any, num_steps: int) -> VariantState:
@@ -121,6 +125,7 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
             updates, inner = optimizer.update(theta, state.inner, grads, params, loss, multipliers)
             if source.variant:
                 factor = _SCHEDULES[source.schedule](state.count.astype(jnp.float32) / num_steps)
+                factor = source.learning_rate * factor
                 updates = jax.tree.map(
                     lambda u, p: (factor * (u - source.weight_decay * p)).astype(u.dtype), updates, params
                 )

@@ -3,16 +3,18 @@
 - a baseline: `adamw`, `muon-oracle`;
 - a learned optimizer: `velo` or `celo`, as their authors released them, a released name of ours, a
   checkpoint file, a run directory or `hf://owner/name/file`, alone or as a variant: `mulo-quick@cosine`,
-  `runs/a@linear,weight_decay=0.0001`;
+  `runs/a@linear,weight_decay=0.0001`, `celo2.mulo@learning_rate=0.5`. `learning_rate` multiplies the whole
+  update, as that of `mulo.optimizer` does and as AdamW's: the learned step and the weight decay;
 - a function of another package: `optax.lion`, `optax.lamb(b2=0.99)`, `mymodule:make`.
 """
 
 import ast
 import dataclasses
 import difflib
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,12 @@ from mulo.names import lookup
 SCHEDULES = ("constant", "cosine", "linear")
 """Factors on a learned optimizer's steps, from 1 at the first down to 0 after the last."""
 
+_NUMBERS: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "learning_rate": (lambda number: 0 < number < math.inf, "a positive number"),
+    "weight_decay": (lambda number: 0 <= number < 1, "a number from 0 to 1"),
+}
+"""Numbers that a variant may set: field of `Learned` -> whether a value will do, and that in words."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
@@ -31,15 +39,18 @@ class Learned:
 
     path: str  # or the name of a released one
     schedule: str = "constant"
-    weight_decay: float = 0.0  # of every parameter, at each step, times the schedule
+    learning_rate: float = 1.0  # factor on the whole update, beside the schedule
+    weight_decay: float = 0.0  # of every parameter, at each step, times schedule and learning_rate
 
     @property
     def variant(self) -> str:
         """What is added, as it is written after `@`."""
-        decay = f"weight_decay={self.weight_decay:g}" if self.weight_decay else ""
-        return ",".join(
-            word for word in (self.schedule if self.schedule != "constant" else "", decay) if word
+        words = (
+            self.schedule if self.schedule != "constant" else "",
+            f"learning_rate={self.learning_rate:g}" if self.learning_rate != 1 else "",
+            f"weight_decay={self.weight_decay:g}" if self.weight_decay else "",
         )
+        return ",".join(filter(None, words))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,16 +132,16 @@ def _parse_variant(path: str, variant: str) -> Learned:
     fields: dict[str, Any] = {}
     for word in variant.split(","):
         name, equals, value = word.partition("=")
-        if equals and name == "weight_decay":
+        if equals and name in _NUMBERS:
+            is_good, wanted = _NUMBERS[name]
             try:
-                fields["weight_decay"] = float(value)
+                fields[name] = float(value)
             except ValueError:
-                fields["weight_decay"] = -1.0
-            if not 0 <= fields["weight_decay"] < 1:
-                raise InputError(
-                    f"weight_decay of {path}@{variant} is {value!r}; wanted a number from 0 to 1."
-                )
+                fields[name] = math.nan
+            if not is_good(fields[name]):
+                raise InputError(f"{name} of {path}@{variant} is {value!r}; wanted {wanted}.")
         else:
-            lookup(dict.fromkeys((*SCHEDULES, "weight_decay=X")), word, "variant of a learned optimizer")
+            words = (*SCHEDULES, *(f"{number}=X" for number in _NUMBERS))
+            lookup(dict.fromkeys(words), word, "variant of a learned optimizer")
             fields["schedule"] = word
     return Learned(path, **fields)

@@ -243,16 +243,18 @@ def test_velo_and_celo_are_those_that_their_authors_released(tmp_path, monkeypat
 
 
 def test_variants_of_a_learned_optimizer(tmp_path):
-    """A schedule multiplies the step; weight decay is decoupled and follows the schedule."""
+    """A schedule and a learning rate multiply the step; weight decay is decoupled and follows both."""
     path = tmp_path / "mine.mulo"
     mulo.save(path, SMALL_FC_H4.checkpoint())
-    sources = [str(path), f"{path}@cosine", f"{path}@linear,weight_decay=0.25"]
+    sources = [str(path), f"{path}@cosine", f"{path}@linear,learning_rate=0.5,weight_decay=0.25"]
     plain, cosine, decayed = (make_contenders([source])[0] for source in sources)
     assert [c.label for c in (plain, cosine, decayed)] == [
         "mine",
         "mine@cosine",
-        "mine@linear,weight_decay=0.25",
+        "mine@linear,learning_rate=0.5,weight_decay=0.25",
     ]
+    assert decayed.config["learning_rate"] == 0.5
+    assert "learning_rate" not in cosine.config  # by which runs are found again that were made without
     assert len({c.program for c in (plain, cosine, decayed)}) == 3
     task = make_task("mlp-w4-d1_digits", "sp")
     params = task.init(jax.random.key(0))
@@ -268,7 +270,7 @@ def test_variants_of_a_learned_optimizer(tmp_path):
     for index, (a, b, c) in enumerate(zip(steps(plain), steps(cosine), steps(decayed), strict=True)):
         factor = 0.5 * (1 + math.cos(math.pi * index / 4))
         assert_trees_close(b, jax.tree.map(lambda u, f=factor: u * np.float32(f), a), 1e-6)
-        linear = np.float32(1 - index / 4)
+        linear = np.float32(0.5 * (1 - index / 4))
         wanted = jax.tree.map(lambda u, p, f=linear: f * (u - np.float32(0.25) * p), a, params)
         assert_trees_close(c, wanted, 1e-6)
 
@@ -321,6 +323,7 @@ def test_optimizers_of_others(tmp_path, monkeypatch):
         ("optax.sgd(0.1)", "are not keywords with plain values"),
         ("optax.sgd(momentum=f())", "are not keywords with plain values"),
         ("mulo-quick@cosin", "No variant of a learned optimizer is called 'cosin'. Did you mean 'cosine'"),
+        ("a.mulo@learning_rate=0", "learning_rate of a.mulo@learning_rate=0 is '0'; wanted a positive"),
         ("mulo-quick@weight_decay=x", "weight_decay of mulo-quick@weight_decay=x is 'x'; wanted a number"),
         ("optax.sgt", "optax.sgt cannot be used: "),
         ("no_such_module:make", "No module named 'no_such_module'"),
