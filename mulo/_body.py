@@ -106,13 +106,15 @@ def unpack_body(data: memoryview) -> dict[str, Any]:
     """
     reader = Reader(data)
     body = reader.read_map(1)
-    reader.finish("the body")
+    reader.finish()
     return body
 
 
 class Reader:
     """Reads the few msgpack forms that a body uses, one after another."""
 
+    what = "the body"
+    """What is read, for the errors."""
     array_codes: tuple[int, ...] = (_ARRAY_CODE,)
 
     def __init__(self, data: memoryview):
@@ -123,7 +125,7 @@ class Reader:
     def take(self, num_bytes: int) -> memoryview:
         end = self.position + num_bytes
         if end > len(self.data):
-            raise CheckpointError("the body ends in the middle of a value")
+            raise CheckpointError(f"{self.what} ends in the middle of a value")
         piece = self.data[self.position : end]
         self.position = end
         return piece
@@ -132,9 +134,12 @@ class Reader:
         """The type byte of the next value; -1 at the end."""
         return self.data[self.position] if self.position < len(self.data) else -1
 
-    def finish(self, what: str) -> None:
+    def finish(self, what: str = "") -> None:
+        """Refuses bytes that are left after `what`, which is all that there is to read unless it is said."""
         if self.position != len(self.data):
-            raise CheckpointError(f"there are {len(self.data) - self.position} bytes too many after {what}")
+            raise CheckpointError(
+                f"there are {len(self.data) - self.position} bytes too many after {what or self.what}"
+            )
 
     def read_size(self, what: str, short: tuple[int, int] | None, long: dict[int, str]) -> int:
         """The size or number at the head of a value.
@@ -148,33 +153,35 @@ class Reader:
         if short and short[0] <= byte <= short[1]:
             return byte - short[0]
         if byte not in long:
-            raise CheckpointError(f"the body has msgpack type 0x{byte:02x} where {what} is wanted")
+            raise CheckpointError(f"{self.what} has msgpack type 0x{byte:02x} where {what} is wanted")
         (size,) = struct.unpack(long[byte], self.take(struct.calcsize(long[byte])))
         return size
 
     def read_str(self, max_bytes: int) -> str:
         size = self.read_size("a string", (0xA0, 0xBF), {0xD9: ">B", 0xDA: ">H", 0xDB: ">I"})
         if size > max_bytes:
-            raise CheckpointError(f"the body holds a name of {size} bytes; at most {max_bytes} are allowed")
+            raise CheckpointError(
+                f"{self.what} holds a name of {size} bytes; at most {max_bytes} are allowed"
+            )
         try:
             return str(self.take(size), "utf-8")
         except UnicodeDecodeError:
-            raise CheckpointError("the body holds a name that is not UTF-8") from None
+            raise CheckpointError(f"{self.what} holds a name that is not UTF-8") from None
 
     def read_map(self, depth: int) -> dict[str, Any]:
         size = self.read_size("a dictionary", (0x80, 0x8F), {0xDE: ">H", 0xDF: ">I"})
         self.num_entries += size
         if self.num_entries > MAX_ENTRIES:
             raise CheckpointError(
-                f"the body declares {self.num_entries} entries; at most {MAX_ENTRIES} are allowed"
+                f"{self.what} declares {self.num_entries} entries; at most {MAX_ENTRIES} are allowed"
             )
         if depth > MAX_DEPTH:
-            raise CheckpointError(f"the body is nested deeper than {MAX_DEPTH}")
+            raise CheckpointError(f"{self.what} is nested deeper than {MAX_DEPTH}")
         node: dict[str, Any] = {}
         for _ in range(size):
             key = self.read_str(MAX_KEY_BYTES)
             if key in node:
-                raise CheckpointError(f"the body has the key {quoted(key)} twice")
+                raise CheckpointError(f"{self.what} has the key {quoted(key)} twice")
             byte = self.next_byte()
             is_map = 0x80 <= byte <= 0x8F or byte in (0xDE, 0xDF)
             node[key] = self.read_map(depth + 1) if is_map else self.read_leaf(key)
@@ -193,7 +200,7 @@ class Reader:
         (code,) = self.take(1)
         if code not in self.array_codes:
             raise CheckpointError(f"leaf {quoted(key)} has extension type {code}; wanted {_ARRAY_CODE}")
-        return Reader(self.take(size)).read_array_fields(key)
+        return type(self)(self.take(size)).read_array_fields(key)
 
     def read_array_fields(self, key: str) -> np.ndarray:
         if self.read_size("an array's fields", (0x90, 0x9F), {}) != 3:

@@ -133,8 +133,11 @@ def _write_atomically(path: Path, pieces: list[bytes]) -> None:
         os.close(folder)
 
 
-def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """The bytes of a regular file of at most `max_bytes`; anything else is a `CheckpointError`."""
+def read_bytes(path: str | os.PathLike[str], max_bytes: int, what: str = "a checkpoint file") -> bytes:
+    """The bytes of a regular file of at most `max_bytes`; anything else is a `CheckpointError`.
+
+    `what` is wanted, for the error.
+    """
 
     def refuse(text: str, error: Exception | None = None) -> NoReturn:
         raise CheckpointError(f"{shown(path)}: {text}") from error
@@ -145,17 +148,17 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         try:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
-                refuse("is a folder; wanted a checkpoint file.")
+                refuse(f"is a folder; wanted {what}.")
             if not stat.S_ISREG(status.st_mode):
-                refuse("is not a regular file; wanted a checkpoint file.")
+                refuse(f"is not a regular file; wanted {what}.")
             if status.st_size > max_bytes:
-                refuse(f"has {status.st_size} bytes; wanted a checkpoint file of at most {max_bytes}.")
+                refuse(f"has {status.st_size} bytes; wanted {what} of at most {max_bytes}.")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(status.st_size)
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
-        refuse("no such file. Wanted a checkpoint file.", error)
+        refuse(f"no such file. Wanted {what}.", error)
     except PermissionError as error:
         refuse("may not be read (permission denied).", error)
     except (OSError, ValueError) as error:

@@ -53,7 +53,7 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
         )
     reader = _FlaxReader(memoryview(data))
     tree = reader.read_map(1)
-    reader.finish("the theta")
+    reader.finish()
     theta = next((tree[name] for keys, name in _WRAPPINGS if set(tree) == keys), tree)
     arrays: dict[str, np.ndarray] = {}
     _flatten(theta, (), arrays)
@@ -63,6 +63,7 @@ def read_arrays(data: bytes) -> dict[str, np.ndarray]:
 class _FlaxReader(Reader):
     """Reads what `flax.serialization.to_bytes` writes: beside arrays also scalars, texts and numbers."""
 
+    what = "the theta"
     array_codes = (1, 3)  # extension types of an array and of a NumPy scalar, which is written like one
 
     def read_map(self, depth: int) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def import_theta(source: str | os.PathLike[str], kind: str) -> Checkpoint:
     """
     layout = lookup(LAYOUTS, kind, "kind of released theta")
     where, name = shown(source), source if is_hub_name(source) else Path(source).name
-    data = read_bytes(fetch(source, MAX_THETA_BYTES) if is_hub_name(source) else source, MAX_THETA_BYTES)
+    path = fetch(source, MAX_THETA_BYTES) if is_hub_name(source) else source
+    data = read_bytes(path, MAX_THETA_BYTES, "a released theta")
     try:
         config, body = from_reference(kind, read_arrays(data))
     except CheckpointError as error:

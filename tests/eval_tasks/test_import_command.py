@@ -67,6 +67,7 @@ def test_another_kind_is_one_line_and_no_file(tmp_path, capsys):
         (["a", "-o", "b"], "required: --as"),
         (["a", "--as", "vela", "-o", "b"], "Did you mean 'velo'?"),
         (["no-such-file", "--as", "velo", "-o", "b"], "no-such-file: no such file"),
+        ([".", "--as", "velo", "-o", "b"], "is a folder; wanted a released theta."),
         (["hf://a", "--as", "velo", "-o", "b"], "wanted hf://owner/name/file"),
         (["setup.cfg", "--as", "velo", "-o", "setup.cfg"], "exists already"),
     ],

@@ -192,8 +192,8 @@ VELO_BYTES = file_bytes("velo")
     ("content", "message"),
     [
         (b"", "is empty"),
-        (VELO_BYTES[:-1], "ends in the middle"),
-        (VELO_BYTES + b"\0", "1 bytes too many"),
+        (VELO_BYTES[:-1], "the theta ends in the middle"),
+        (VELO_BYTES + b"\0", "1 bytes too many after the theta"),
         (pickle.dumps({"w": 1}), "which mulo never opens, since that can run code. Where you trust it"),
         (
             flax.serialization.msgpack_serialize({"params": np.zeros((2, 2)), "gen_id": "", "step": 0}),
@@ -205,6 +205,7 @@ VELO_BYTES = file_bytes("velo")
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
         (b"\x93abc", "is neither a msgpack file of Flax nor a safetensors file"),
         (msgpack.packb({"w": 1}), "leaf 'w' is 1; wanted an array"),
+        (msgpack.packb({"w": msgpack.ExtType(1, b"\x93\x91")}), "the theta ends in the middle"),
         (msgpack.packb({"w": [1, 2]}), "0x92 where a dictionary or an array is wanted"),
         (msgpack.packb({"w": b"ab"}), "0xc4 where a dictionary or an array is wanted"),
         (msgpack.packb({"w": "x" * 2000}), "a name of 2000 bytes; at most 1024"),
