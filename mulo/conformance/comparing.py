@@ -24,8 +24,16 @@ class Deviation:
 
     @property
     def within(self) -> bool:
-        """Whether ours is finite everywhere and within the tolerance."""
-        return self.num_nonfinite == 0 and self.relative <= self.tolerance
+        """Whether ours is finite everywhere and within the tolerance, and something was compared.
+
+        An empty array has nothing to compare and is within.
+        """
+        return self.num_nonfinite == 0 and self.relative <= self.tolerance and not self.is_excluded
+
+    @property
+    def is_excluded(self) -> bool:
+        """Whether there are entries and all of them are excluded: a comparison that says nothing."""
+        return self.num_compared == 0 and self.num_excluded > 0
 
 
 def compare(name: str, ours: Any, reference: np.ndarray, tolerance: float) -> Deviation:
@@ -86,13 +94,19 @@ def compare_accumulators(
             yield compare(f"{group}/{name}/{leaf}", array.reshape(reference.shape), reference, tolerance)
 
 
+def _complaint(result: Deviation) -> str:
+    if result.num_nonfinite:
+        return "OURS NOT FINITE"
+    return "NOTHING COMPARED" if result.is_excluded else "TOO FAR"
+
+
 def report(results: list[Deviation]) -> str:
     """A table, one line an array, and a verdict."""
     width = max(len(result.name) for result in results)
     lines = [f"{'array':{width}}  {'abs':>9}  {'rel':>9}  {'limit':>7}"]
     for r in results:
         excluded = f"  {r.num_excluded} entries excluded: reference not finite" if r.num_excluded else ""
-        verdict = "" if r.within else "  TOO FAR" if not r.num_nonfinite else "  OURS NOT FINITE"
+        verdict = "" if r.within else f"  {_complaint(r)}"
         numbers = f"{r.absolute:9.2e}  {r.relative:9.2e}  {r.tolerance:7.0e}"
         lines.append(f"{r.name:{width}}  {numbers}{verdict}{excluded}")
     failed = sum(not r.within for r in results)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from mulo import conformance
+from mulo.conformance.comparing import compare, report
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3"]
@@ -128,6 +129,17 @@ def test_a_difference_is_found_and_named(tmp_path, capsys, changed, by, too_far)
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines if "TOO FAR" in line} == too_far
     assert {"params/b_vector", "steps/b_vector"} <= {line.split()[0] for line in lines}
+
+
+def test_an_array_of_which_nothing_was_compared_fails():
+    reference = np.full(3, np.nan, np.float32)
+    excluded = compare("a", np.zeros(3), reference, 1.0)
+    empty = compare("b", np.zeros((0, 3)), np.zeros((0, 3), np.float32), 1.0)
+    partly = compare("c", np.zeros(3), np.where([True, False, True], 0, reference), 1.0)
+    assert [result.within for result in (excluded, empty, partly)] == [False, True, True]
+    lines = report([excluded, empty, partly]).splitlines()
+    assert ["NOTHING COMPARED" in line for line in lines] == [False, True, False, False, False]
+    assert lines[-1].startswith("2 of 3 arrays")
 
 
 def test_a_file_that_is_no_trace_is_refused(tmp_path, capsys):
