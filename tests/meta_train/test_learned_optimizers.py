@@ -3,14 +3,16 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mulo
-from meta_train import driver
+from meta_train import driver, slot
 from meta_train.driver import RunOptions, resume, run
 from meta_train.executors.local import LocalExecutor
 from meta_train.meta_optimizer import learning_rate_schedule
+from meta_train.perturbations import draw_perturbations
 from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from meta_train.recovery import History
@@ -82,6 +84,56 @@ def test_velo_is_told_the_length_of_its_run_and_the_loss_and_a_lost_slot_is_made
     other.restore([lost], 1)
     other.advance(thetas[1], 1)
     assert np.all(other.snapshot()[0].unrolls.optimizer_state.progress.num_steps == left[1])
+
+
+def make_truncation(config):
+    """A theta, and a truncation as a function of theta and of the place in the inner run."""
+    compiled, theta = build_programs(config)[TASK], weights(build_optimizer(config))
+    beginning = jax.device_get(compiled.reset(theta, jax.random.key(1), 0, 4))
+    keys = SlotKeys(*jax.random.split(jax.random.key(5)))
+
+    def truncation(theta, inner_step=0):
+        state = beginning._replace(inner_step=np.int32(inner_step))
+        return compiled.advance(theta, state, keys, compiled.source)
+
+    return theta, truncation
+
+
+def only_initial_hidden(tree):
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    return zeros | {"lstm": zeros["lstm"] | {"initial_hidden": tree["lstm"]["initial_hidden"]}}
+
+
+def test_an_lstm_begins_with_the_state_that_the_theta_of_its_particle_has(monkeypatch):
+    monkeypatch.setattr(
+        slot, "draw_perturbations", lambda *args: only_initial_hidden(draw_perturbations(*args))
+    )
+    theta, truncation = make_truncation(tiny("velo-s", lstm_hidden_size=4, num_banks=2, estimator="pes"))
+    gradient, after, _ = truncation(theta)
+    # Nothing else is perturbed: if both halves began alike, this would be zero.
+    assert np.all(gradient["lstm"]["initial_hidden"] != 0)
+    assert np.all(after.unrolls.optimizer_state.progress.num_steps == 4)
+    later, _, _ = truncation(theta, inner_step=2)
+    assert not np.any(later["lstm"]["initial_hidden"])
+
+
+def test_the_analytic_gradient_goes_through_the_first_state_of_an_lstm():
+    fields = {"hidden_size": None, "lstm_hidden_size": 4, "step_mult": 0.1, "loss_scale": "none"}
+    fields |= {"truncation_length": 3, "min_horizon": 3, "estimator": "analytic"}
+    config = tiny("velo-s", optimizer="celo_adam", **fields)
+    theta, truncation = make_truncation(config)
+    gradient = truncation(theta)[0]["lstm"]["initial_hidden"]
+    direction = np.sign(gradient)
+
+    def meta_loss(size):
+        hidden = theta["lstm"]["initial_hidden"] + size * direction
+        moved = theta | {"lstm": theta["lstm"] | {"initial_hidden": hidden}}
+        return float(truncation(moved)[2].meta_loss)
+
+    slope = (meta_loss(0.2) - meta_loss(-0.2)) / 0.4
+    # Losses of 2.6 in float32: their difference is known to about one percent.
+    assert np.abs(gradient).sum() == pytest.approx(slope, rel=0.02) and slope > 0
+    assert not np.any(truncation(theta, inner_step=3)[0]["lstm"]["initial_hidden"])
 
 
 @pytest.mark.usefixtures("standard_promotion")
