@@ -196,10 +196,10 @@ class MetaTrainConfig:
                 object.__setattr__(self, field.name, _DEFAULTS[name].get(field.name))
         parts = {ALL: (), **PARTS.get(name, {})}
         lookup(parts, self.trained_part, f"part of the theta of {name}")
-        if self.trained_part == "scheduler" and self.learned_rate is False:
+        if self.learned_rate is False and self.trained_part != "mlp":
             raise InputError(
-                "trained_part is scheduler and learned_rate is false, with which the scheduler decides "
-                "nothing; wanted another part, or learned_rate."
+                f"trained_part is {self.trained_part} and learned_rate is false, with which the scheduler "
+                "decides nothing; wanted trained_part mlp, or learned_rate."
             )
 
     def _check_weights(self) -> None:

@@ -99,8 +99,12 @@ def test_a_part_of_theta_goes_with_its_optimizer():
     assert (other.trained_part, other.initial_theta, other.trained_keys()) == ("all", "", ())
     with pytest.raises(InputError, match="Did you mean 'scheduler'"):
         second.replace(trained_part="schedule")
-    with pytest.raises(InputError, match="learned_rate is false, with which the scheduler decides nothing"):
-        second.replace(learned_rate=False)
+    for part in ("scheduler", "all"):
+        with pytest.raises(
+            InputError, match=f"trained_part is {part} and learned_rate is false.*wanted trained_part mlp"
+        ):
+            second.replace(learned_rate=False, trained_part=part)
+    assert second.replace(learned_rate=False, trained_part="mlp").trained_keys() == ("mlp",)
 
 
 def test_paper_presets_are_the_published_recipe():
