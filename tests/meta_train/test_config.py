@@ -7,7 +7,8 @@ import pytest
 from meta_train.config import OWN_FIELDS, MetaTrainConfig
 from meta_train.presets import PRESETS
 from mulo.errors import InputError
-from mulo.optimizers.descriptions import FIELDS
+from mulo.optimizers import make_optimizer
+from mulo.optimizers.descriptions import FIELDS, MAX_SIZE
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ from mulo.optimizers.descriptions import FIELDS
         ({"validation_interval": 0}, "validation_interval is 0; wanted a finite number at least 1"),
         ({"tasks": ("sine:16",)}, "No task of an installed package"),
         ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
+        ({"hidden_size": 4097}, "hidden_size is 4097; wanted a whole number from 1 to 4096"),
         ({"num_banks": 4}, "num_banks is given, and the learned optimizer small_fc has no such field"),
         ({"trained_part": "mlp"}, "No part of the theta of small_fc is called 'mlp'. There are: all"),
     ],
@@ -94,6 +96,17 @@ def test_every_field_of_every_learned_optimizer_is_a_field_with_its_default():
 
 def test_twins_differ_in_the_parametrization_alone():
     assert PRESETS["muvelo-s-sp"] == PRESETS["muvelo-s"].replace(parametrization="sp") != PRESETS["muvelo-s"]
+
+
+@pytest.mark.parametrize("optimizer", FIELDS)
+def test_sizes_have_the_bound_of_the_class(optimizer):
+    config = PRESETS["quick"].replace(optimizer=optimizer)
+    for name in [name for name, default in FIELDS[optimizer].items() if type(default) is int]:
+        largest = config.replace(**{name: MAX_SIZE}).optimizer_config
+        assert make_optimizer(optimizer, largest).config() == largest
+        for refuse in (config.replace, lambda optimizer=optimizer, **size: make_optimizer(optimizer, size)):
+            with pytest.raises(InputError, match=f"{name} is {MAX_SIZE + 1}; wanted a whole number from 1"):
+                refuse(**{name: MAX_SIZE + 1})
 
 
 def test_a_part_of_theta_goes_with_its_optimizer():
