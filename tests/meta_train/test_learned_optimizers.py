@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 
 import mulo
-from meta_train import driver, slot
+from meta_train import driver, initial_theta, slot
+from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, resume, run
 from meta_train.executors.local import LocalExecutor
+from meta_train.initial_theta import keep_initial, read_initial
 from meta_train.meta_optimizer import learning_rate_schedule
 from meta_train.perturbations import draw_perturbations
 from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from meta_train.recovery import History
+from meta_train.run_directory import RunDirectory
 from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys
 from mulo.checkpoint_file import theta_digest
-from mulo.errors import CheckpointError
+from mulo.errors import CheckpointError, InputError
 from tests.meta_train.test_driver import StopAt
 
 TASK = "mlp-w2-d1_digits"
@@ -161,6 +164,13 @@ def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_s
     run(config, tmp_path / "stopped", RunOptions(checkpoint_interval=1))
     monkeypatch.undo()
     (tmp_path / "first.mulo").unlink()  # a run keeps a copy
+    assert trained.provenance["initial_theta_digest"] == theta_digest(theta)
+    copy = tmp_path / "stopped" / "initial.mulo"
+    kept = copy.read_bytes()
+    mulo.save(copy, dataclasses.replace(checkpoint, theta=weights(first, seed=1)), overwrite=True)
+    with pytest.raises(CheckpointError, match=r"that began with another theta than its initial\.mulo\.$"):
+        resume(tmp_path / "stopped")
+    copy.write_bytes(kept)
     assert resume(tmp_path / "stopped").signal_number is None
     assert theta_digest(mulo.load(tmp_path / "stopped").theta) == theta_digest(trained.theta)
 
@@ -178,6 +188,31 @@ def test_a_theta_that_does_not_fit_begins_no_run(optimizer, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         run(tiny("celo-paper-2", initial_theta=str(path)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_while_it_was_made_is_none_or_has_the_theta_that_it_begins_with(
+    tmp_path, monkeypatch
+):
+    optimizer = mulo.Celo(hidden_size=2, lstm_hidden_size=4)
+    initial = mulo.Checkpoint(optimizer=optimizer, theta=weights(optimizer), parametrization="sp")
+    config = tiny("celo-paper-2", lstm_hidden_size=4, initial_theta="elsewhere.mulo")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(initial_theta, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "before", config, lambda run: keep_initial(initial, run))
+    with pytest.raises(InputError, match=r"is not a run"):
+        RunDirectory.open(tmp_path / "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTrainConfig, "to_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "after", config, lambda run: keep_initial(initial, run))
+    assert theta_digest(read_initial(config, RunDirectory(tmp_path / "after")).theta) == theta_digest(
+        initial.theta
+    )
 
 
 def test_a_constant_learning_rate():
