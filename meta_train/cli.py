@@ -17,7 +17,7 @@ from meta_train.config_file import read_config_file, to_toml
 from meta_train.errors import StoppedError
 from meta_train.executors.clusters import open_cluster
 from meta_train.executors.options import WorkerOptions
-from meta_train.presets import PRESETS
+from meta_train.presets import FIRST_PRESETS, PRESETS
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -27,7 +27,7 @@ examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
-  mulo-meta-train --preset muvelo-s --out runs/v         muVeLO; --preset velo-s --optimizer celo: Celo, in SP
+  mulo-meta-train --optimizer muvelo --out runs/v        from the preset muvelo-s; celo: from celo-s, in SP
   mulo-meta-train --preset paper-s --pairs-per-slot 1 --gpus 8 --out runs/c
                                                          one worker on each GPU; the same theta as with one
   mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date
@@ -44,7 +44,10 @@ def _make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--preset", help=f"where to start from: {', '.join(PRESETS)} (default: quick)")
+    first = ", ".join(f"{optimizer} {preset}" for optimizer, preset in FIRST_PRESETS.items())
+    parser.add_argument(
+        "--preset", help=f"where to start from: {', '.join(PRESETS)} (default, by --optimizer: {first})"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file of fields; may name a preset")
     parser.add_argument(
         "--out", type=Path, help="new run directory (default: runs/PRESET-TIME or runs/FILE-TIME)"
@@ -98,13 +101,15 @@ def _make_config(arguments: argparse.Namespace) -> tuple[str, MetaTrainConfig]:
     preset, changes = None, {}
     if arguments.config is not None:
         preset, changes = read_config_file(arguments.config)
-    preset = arguments.preset or preset or "quick"
-    base = lookup(PRESETS, preset, "preset")
     changes |= {
         field.name: getattr(arguments, field.name)
         for field in dataclasses.fields(MetaTrainConfig)
         if hasattr(arguments, field.name)
     }
+    preset = arguments.preset or preset
+    if preset is None:
+        preset = lookup(FIRST_PRESETS, changes.get("optimizer", "small_fc"), "learned optimizer")
+    base = lookup(PRESETS, preset, "preset")
     if "tasks" in changes:  # the preset's validation tasks go with the preset's tasks
         changes.setdefault("validation_tasks", ())
     lists = {name: tuple(value) for name, value in changes.items() if isinstance(value, list)}

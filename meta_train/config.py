@@ -11,7 +11,7 @@ from eval_tasks.plugins import check_task_name
 from mulo.errors import InputError
 from mulo.names import lookup
 from mulo.optimizers import OPTIMIZERS
-from mulo.optimizers.descriptions import FIELDS, PARTS
+from mulo.optimizers.descriptions import FIELDS, MAX_SIZE, PARTS
 
 PARAMETRIZATIONS = {"mup": "maximal update parametrization", "sp": "standard parametrization"}
 META_OBJECTIVES = {
@@ -194,12 +194,15 @@ class MetaTrainConfig:
                 )
             if not given:
                 object.__setattr__(self, field.name, _DEFAULTS[name].get(field.name))
+            value = getattr(self, field.name)
+            if type(value) is int and value > MAX_SIZE:
+                raise InputError(f"{field.name} is {value}; wanted a whole number from 1 to {MAX_SIZE}.")
         parts = {ALL: (), **PARTS.get(name, {})}
         lookup(parts, self.trained_part, f"part of the theta of {name}")
-        if self.trained_part == "scheduler" and self.learned_rate is False:
+        if self.learned_rate is False and self.trained_part != "mlp":
             raise InputError(
-                "trained_part is scheduler and learned_rate is false, with which the scheduler decides "
-                "nothing; wanted another part, or learned_rate."
+                f"trained_part is {self.trained_part} and learned_rate is false, with which the scheduler "
+                "decides nothing; wanted trained_part mlp, or learned_rate."
             )
 
     def _check_weights(self) -> None:

@@ -18,8 +18,7 @@ from meta_train.executors.coordinator import DistributedExecutor
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.worker import versions
-from meta_train.export import export_theta
-from meta_train.initial_theta import read_initial
+from meta_train.initial_theta import initial_digest, keep_initial, read_initial
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.meta_update import make_meta_update
 from meta_train.metrics import MetricsWriter
@@ -30,7 +29,7 @@ from meta_train.run_directory import RunDirectory
 from meta_train.saving import Saver, storage_errors
 from meta_train.signals import StopRequest, stop_on_signals
 from meta_train.validation import Validator, better, is_due, no_best
-from mulo.checkpoint_file import Checkpoint, save
+from mulo.checkpoint_file import Checkpoint
 from mulo.errors import CheckpointError
 from mulo.optimizers.base import Theta
 
@@ -82,12 +81,10 @@ def run(
     validator = Validator(config) if config.validation_tasks else None
     options = options or RunOptions()
     with _opened(cluster, options) as cluster:
-        directory = RunDirectory.create(out, config)
+        directory = RunDirectory.create(out, config, lambda run: keep_initial(initial, run))
         with directory.lock():
-            if initial is not None:
-                with storage_errors(directory):
-                    save(directory.initial_path, initial)
-            return _train(_Work(config, directory, programs, options, cluster, validator), state, 0)
+            work = _Work(config, directory, programs, options, cluster, validator, initial_digest(initial))
+            return _train(work, state, 0)
 
 
 @contextlib.contextmanager
@@ -118,20 +115,25 @@ def resume(out: Path, options: RunOptions | None = None, cluster: Cluster | None
 
     Raises:
       InputError: `out` is not a run, or another process has it.
-      CheckpointError: no checkpoint can be read.
+      CheckpointError: no checkpoint can be read, or the copy of the theta that the run began with is not
+        there, damaged, or another.
       StoppedError: as for `run`.
     """
     directory, config = RunDirectory.open(out)
     options = options or RunOptions()
     with directory.lock(), _opened(cluster, options) as cluster:
         programs = build_programs(config)
+        initial = read_initial(config, directory)
+        digest = initial_digest(initial)
         warnings: list[str] = []
-        found = directory.read_newest(lambda path: read_resume_file(path, config, programs), warnings.append)
-        meta_step, state = found or (0, _first_state(config, read_initial(config, directory)))
+        found = directory.read_newest(
+            lambda path: read_resume_file(path, config, programs, digest), warnings.append
+        )
+        meta_step, state = found or (0, _first_state(config, initial))
         with storage_errors(directory):
             directory.cut_metrics(meta_step)
         validator = Validator(config) if config.validation_tasks else None
-        work = _Work(config, directory, programs, options, cluster, validator)
+        work = _Work(config, directory, programs, options, cluster, validator, digest)
         return _train(work, state, meta_step, warnings)
 
 
@@ -144,6 +146,7 @@ class _Work(NamedTuple):
     options: RunOptions
     cluster: Cluster | None
     validator: Validator | None
+    initial_digest: str  # see `meta_train.initial_theta.initial_digest`
 
     def make_executor(self, say: Callable[[str], None], request: StopRequest) -> Executor:
         """Where the slots are advanced."""
@@ -192,14 +195,12 @@ def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequ
         _say_idle(work, display)
         if state.slot_states:
             executor.restore(state.slot_states, first_meta_step, state.history)
-        saver = Saver(config, directory, executor, work.options.keep_checkpoints)
+        saver = Saver(config, directory, executor, work.options.keep_checkpoints, work.initial_digest)
         progress = _Progress(executor, saver, display, metrics, request)
         state, meta_step, saved_at = _take_meta_steps(work, state, first_meta_step, progress)
         finished = meta_step == config.meta_steps
         if finished:
-            export_theta(
-                directory.theta_path, config, state.theta, meta_step, metrics_path=directory.metrics_path
-            )
+            saver.export(directory.theta_path, state.theta, meta_step)
             display.say(f"Finished. The trained optimizer is {directory.theta_path}")
         else:
             saved = saved_at == meta_step

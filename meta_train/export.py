@@ -1,6 +1,7 @@
 """The final theta of a run, as a checkpoint file that `mulo.load` reads."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,11 @@ def export_theta(
     meta_step: int,
     *,
     metrics_path: Path,
-    validation_score: float | None = None,
+    more_provenance: Mapping[str, Any],
 ) -> None:
-    """Writes theta after `meta_step` meta-steps, with where it came from."""
+    """Writes theta after `meta_step` meta-steps, with where it came from: `make_checkpoint`'s and more."""
     checkpoint = make_checkpoint(config, theta, meta_step, metrics_path)
-    if validation_score is not None:
-        checkpoint.provenance["validation_score"] = validation_score
+    checkpoint.provenance.update(more_provenance)
     save(path, checkpoint, overwrite=True)
 
 

@@ -61,10 +61,62 @@ def start(
         batch = loop.task.draw_batch(source, "train", batch_key, loop.batch_size)
         loss = loop.task.loss(params, loss_key, batch)
         params = params if scales == () else jax.tree.map(jnp.divide, params, scales)
+        # What it has of theta is of no particle yet: see `begin_with_own_theta`.
         return Unroll(params, loop.optimizer.init(theta, params, num_steps), scales), loss
 
     pairs, losses = jax.vmap(start_one)(jax.random.split(key, num_pairs))
     return jax.tree.map(lambda x: jnp.stack([x] * num_copies), pairs), losses
+
+
+def begin_with_own_theta(loop: InnerLoop, thetas: Theta, unrolls: Unroll, begins: jax.Array) -> Unroll:
+    """What the first state of the optimizer has of theta, from the theta of each particle.
+
+    `start` knows the unperturbed theta alone. The optimizers whose first state has nothing of theta, such as
+    SmallFC, are left as they are: nothing is computed.
+
+    Args:
+      loop: task and optimizer.
+      thetas: leaves [C, P, ...].
+      unrolls: leaves [C, P, ...].
+      begins: [], bool: no step has been made yet; otherwise the values of `unrolls` stay.
+
+    Returns:
+      Like `unrolls`. It can be differentiated in `thetas`.
+    """
+    state, tree = jax.tree.flatten(unrolls.optimizer_state)
+    has_theta = _has_theta(loop.optimizer, thetas, unrolls.params)
+    if not any(has_theta):
+        return unrolls
+    init = jax.vmap(jax.vmap(lambda theta, params: loop.optimizer.init(theta, params, 1)))
+    own = jax.tree.leaves(init(thetas, unrolls.params))
+    state = [
+        jnp.where(begins, new, old) if has else old
+        for has, new, old in zip(has_theta, own, state, strict=True)
+    ]
+    return unrolls._replace(optimizer_state=tree.unflatten(state))
+
+
+def _has_theta(optimizer: LearnedOptimizer, thetas: Theta, params: Params) -> list[bool]:
+    """Whether theta goes into each leaf of the first state. Leaves of the arguments: [C, P, ...].
+
+    Raises:
+      TypeError: into a leaf goes the number of steps too, which is known at `start` alone.
+    """
+    particle = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), (thetas, params))
+    jaxpr = jax.make_jaxpr(optimizer.init)(*particle, 1).jaxpr
+    num_weights = len(jax.tree.leaves(thetas))
+
+    def reached(inputs: list[Any]) -> list[bool]:
+        seen = {id(variable) for variable in inputs}
+        for equation in jaxpr.eqns:
+            if any(id(variable) in seen for variable in equation.invars):
+                seen |= {id(variable) for variable in equation.outvars}
+        return [id(variable) in seen for variable in jaxpr.outvars]
+
+    by_theta, by_steps = reached(jaxpr.invars[:num_weights]), reached(jaxpr.invars[-1:])
+    if any(both == (True, True) for both in zip(by_theta, by_steps, strict=True)):
+        raise TypeError(f"{type(optimizer).__name__}.init: one array of the state has theta and num_steps.")
+    return by_theta
 
 
 def _draw_scales(key: jax.Array, params: Params, augmentation: float) -> PyTree:

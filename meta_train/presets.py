@@ -28,6 +28,16 @@ _QUICK = MetaTrainConfig(
 _MUVELO_S = _QUICK.replace(
     optimizer="muvelo", interp_mult=30.0, step_mult=0.01, learning_rate=3e-3, warmup_steps=20
 )
+# VeLO as its authors have it, as small: other than _MUVELO_S in SP, with steps in proportion to the size of a
+# tensor and VeLO's factor on the mixture; step size and learning rate are what suits that.
+_VELO_S = _MUVELO_S.replace(
+    optimizer="velo",
+    lstm_hidden_size=16,
+    num_banks=8,
+    step_mult=1e-4,
+    learning_rate=1e-3,
+    parametrization="sp",
+)
 # The recipe of muLO at the scale of two CPU cores: three small widths, small images. Validation is on
 # tasks that no suite of mulo-eval has.
 _MULO_S = MetaTrainConfig(
@@ -81,15 +91,10 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
     "quick-sp": _QUICK.replace(parametrization="sp", step_mult=0.01),
     "mulo-s": _MULO_S,
     "muvelo-s": _MUVELO_S,
-    # Its SP twin: factor on the mixture and steps in proportion to the parameters as VeLO has them.
-    "velo-s": _MUVELO_S.replace(
-        optimizer="velo",
-        lstm_hidden_size=16,
-        num_banks=8,
-        step_mult=1e-4,
-        learning_rate=1e-3,
-        parametrization="sp",
-    ),
+    "muvelo-s-sp": _MUVELO_S.replace(parametrization="sp"),
+    "velo-s": _VELO_S,
+    "celo-s": _VELO_S.replace(optimizer="celo", lstm_hidden_size=16, step_mult=0.1),
+    "celo-adam-s": _VELO_S.replace(optimizer="celo_adam", lstm_hidden_size=16),
     # muLO_S: one width, for a GPU (8 hours on an A6000 for the authors). Validation is ours.
     "paper-s": MetaTrainConfig(validation_tasks=("mlp-w512-d3_imagenet32",)),
     "paper-m": _PAPER_M,
@@ -103,3 +108,13 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
         learned_rate=True, trained_part="scheduler", initial_theta="runs/celo-paper-1"
     ),
 }
+
+FIRST_PRESETS: Mapping[str, str] = {
+    "small_fc": "quick",
+    "velo": "velo-s",
+    "muvelo": "muvelo-s",
+    "celo": "celo-s",
+    "celo_adam": "celo-adam-s",
+    "celo2": "quick",
+}
+"""The preset from which each learned optimizer starts where none is named: one for two CPU cores."""

@@ -35,9 +35,14 @@ class ResumeState(NamedTuple):
     history: History | None = None  # `None`: all slots are where theta is
 
 
-def write_resume_file(path: Path, state: ResumeState, config: MetaTrainConfig) -> None:
-    """Writes the state after some meta-steps; whole or not at all."""
-    header: dict[str, Any] = {"config_digest": config.digest()}
+def write_resume_file(
+    path: Path, state: ResumeState, config: MetaTrainConfig, initial_digest: str = ""
+) -> None:
+    """Writes the state after some meta-steps; whole or not at all.
+
+    `initial_digest` is of the theta that the run was given to begin with; "" = none was given.
+    """
+    header: dict[str, Any] = {"config_digest": config.digest(), "initial_theta_digest": initial_digest}
     thetas: tuple[Theta, ...] = ()
     if state.history is not None:
         header["slot_meta_steps"] = list(state.history.meta_steps)
@@ -48,12 +53,13 @@ def write_resume_file(path: Path, state: ResumeState, config: MetaTrainConfig) -
 
 
 def read_resume_file(
-    path: Path, config: MetaTrainConfig, programs: dict[str, CompiledProgram]
+    path: Path, config: MetaTrainConfig, programs: dict[str, CompiledProgram], initial_digest: str = ""
 ) -> ResumeState:
     """Reads what `write_resume_file` wrote.
 
     Raises:
-      CheckpointError: the file is damaged, or belongs to another configuration.
+      CheckpointError: the file is damaged, belongs to another configuration, or its run began with another
+        theta; files of earlier versions do not say with which.
     """
 
     def expected() -> ResumeState:
@@ -70,6 +76,8 @@ def read_resume_file(
     wanted = jax.eval_shape(expected)
     theta_bytes = _num_bytes(wanted.theta)
     header, body = _read(path, config, _num_bytes(wanted) + config.meta_steps * theta_bytes + _SLACK_BYTES)
+    if header.get("initial_theta_digest", initial_digest) != initial_digest:
+        raise CheckpointError(f"{path} is of a run that began with another theta than its initial.mulo.")
     meta_steps, with_state = _history_fields(path, header, config)
     thetas = {}
     if meta_steps is not None:

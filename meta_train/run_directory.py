@@ -76,8 +76,18 @@ class RunDirectory:
         return self._checkpoint_folder / f"step-{meta_step:08d}.mulo"
 
     @classmethod
-    def create(cls, path: Path, config: MetaTrainConfig) -> "RunDirectory":
-        """Makes a new run.
+    def create(
+        cls,
+        path: Path,
+        config: MetaTrainConfig,
+        write_first: Callable[["RunDirectory"], None] = lambda _: None,
+    ) -> "RunDirectory":
+        """Makes a new run. It is one when config.json is there.
+
+        Args:
+          path: must not exist.
+          config: of the run.
+          write_first: writes what the run cannot be resumed without.
 
         Raises:
           InputError: something is there already, or the folder cannot be made.
@@ -86,6 +96,7 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=False)
             run._checkpoint_folder.mkdir()
+            write_first(run)
             run._config_path.write_text(config.to_json())
         except FileExistsError as error:
             raise InputError(
@@ -154,14 +165,15 @@ class RunDirectory:
         Raises:
           CheckpointError: there are checkpoints, and none can be read.
         """
-        steps = self.checkpoint_steps()
+        steps, newest = self.checkpoint_steps(), ""
         for meta_step in steps:
             try:
                 return meta_step, read(self.checkpoint_path(meta_step))
             except CheckpointError as error:
                 warn(f"Passed over: {error}")
+                newest = newest or str(error)
         if steps:
-            raise CheckpointError(f"No checkpoint of {self.path} can be read.")
+            raise CheckpointError(f"No checkpoint of {self.path} can be read. The newest: {newest}")
         return None
 
     def prune(self, keep: int) -> None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class Saver(NamedTuple):
     directory: RunDirectory
     executor: Executor
     keep: int  # newest checkpoints that stay
+    initial_digest: str  # see `meta_train.initial_theta.initial_digest`
 
     def save(self, state: ResumeState, meta_step: int) -> None:
         """Writes a checkpoint, and removes those that are no longer needed.
@@ -42,8 +44,25 @@ class Saver(NamedTuple):
         slot_states, history = self.executor.known_states(meta_step)
         self._write(state._replace(slot_states=slot_states, history=history), meta_step)
 
+    def export(self, path: Path, theta: Theta, meta_step: int, **provenance: Any) -> None:
+        """Writes theta after `meta_step` meta-steps as an optimizer, with where it came from.
+
+        Raises:
+          CheckpointError: it cannot be written.
+        """
+        if self.initial_digest:
+            provenance["initial_theta_digest"] = self.initial_digest
+        export_theta(
+            path,
+            self.config,
+            theta,
+            meta_step,
+            metrics_path=self.directory.metrics_path,
+            more_provenance=provenance,
+        )
+
     def _write(self, state: ResumeState, meta_step: int) -> None:
-        write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config)
+        write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config, self.initial_digest)
         self._export_best(state)
         self.directory.prune(self.keep)
 
@@ -52,13 +71,8 @@ class Saver(NamedTuple):
         best = state.best
         if not np.isfinite(best.score) or self._is_written(float(best.score)):
             return
-        export_theta(
-            self.directory.best_path,
-            self.config,
-            best.theta,
-            int(best.meta_step),
-            metrics_path=self.directory.metrics_path,
-            validation_score=float(best.score),
+        self.export(
+            self.directory.best_path, best.theta, int(best.meta_step), validation_score=float(best.score)
         )
 
     def _is_written(self, score: float) -> bool:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from meta_train.estimators import GradientEstimator
-from meta_train.inner_loop import InnerLoop, Unroll, start, unroll_truncation
+from meta_train.inner_loop import InnerLoop, Unroll, begin_with_own_theta, start, unroll_truncation
 from meta_train.objectives import bound_losses, scale_losses, select_steps
 from meta_train.perturbations import draw_perturbations, zero_frozen
 from mulo.optimizers.base import Theta
@@ -104,8 +104,9 @@ def advance(
     estimator = program.estimator
 
     def unroll(thetas: Theta) -> tuple[jax.Array, Any]:
+        begun = begin_with_own_theta(program.loop, thetas, slot_state.unrolls, slot_state.inner_step == 0)
         losses, unrolls = unroll_truncation(
-            program.loop, thetas, slot_state.unrolls, keys.unroll, source, remat=estimator.differentiates
+            program.loop, thetas, begun, keys.unroll, source, remat=estimator.differentiates
         )
         bounded, clipped = bound_losses(losses.judged, program.loss_bound)
         scaled = scale_losses(bounded, slot_state.initial_losses, program.loss_scale)

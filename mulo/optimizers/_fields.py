@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mulo.errors import InputError
-
-MAX_SIZE = 4096
+from mulo.optimizers.descriptions import MAX_SIZE
 
 
 def check_fields(optimizer: Any) -> None:

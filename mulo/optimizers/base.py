@@ -36,7 +36,10 @@ class LearnedOptimizer(Protocol):
         ...
 
     def init(self, theta: Theta, params: Params, num_steps: int | None) -> PyTree:
-        """State before the first step. Maps over the tree only: `params` may have no leaves at all."""
+        """State before the first step. Maps over the tree only: `params` may have no leaves at all.
+
+        No array of it depends on both `theta` and `num_steps`.
+        """
         ...
 
     def update(

@@ -1,6 +1,9 @@
-"""What is known of each learned optimizer without importing JAX: its fields, and the parts of its theta."""
+"""What is known of learned optimizers without importing JAX: fields, their bound, and the parts of theta."""
 
 from collections.abc import Mapping
+
+MAX_SIZE = 4096
+"""The largest value of a field that is a size, such as `hidden_size`."""
 
 FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
     "small_fc": {

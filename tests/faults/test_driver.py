@@ -85,10 +85,10 @@ def full_disk(failing):
     count = iter(range(10**6))
     write = saving.write_resume_file
 
-    def write_or_fail(path, state, config):
+    def write_or_fail(path, *rest):
         if next(count) in failing:
             raise CheckpointError(f"{path}: cannot be written: No space left on device.")
-        write(path, state, config)
+        write(path, *rest)
 
     return write_or_fail
 

@@ -7,7 +7,8 @@ import pytest
 from meta_train.config import OWN_FIELDS, MetaTrainConfig
 from meta_train.presets import PRESETS
 from mulo.errors import InputError
-from mulo.optimizers.descriptions import FIELDS
+from mulo.optimizers import make_optimizer
+from mulo.optimizers.descriptions import FIELDS, MAX_SIZE
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,7 @@ from mulo.optimizers.descriptions import FIELDS
         ({"validation_interval": 0}, "validation_interval is 0; wanted a finite number at least 1"),
         ({"tasks": ("sine:16",)}, "No task of an installed package"),
         ({"max_horizon": 20}, "min_horizon 40, max_horizon 20"),
+        ({"hidden_size": 4097}, "hidden_size is 4097; wanted a whole number from 1 to 4096"),
         ({"num_banks": 4}, "num_banks is given, and the learned optimizer small_fc has no such field"),
         ({"trained_part": "mlp"}, "No part of the theta of small_fc is called 'mlp'. There are: all"),
     ],
@@ -92,6 +94,21 @@ def test_every_field_of_every_learned_optimizer_is_a_field_with_its_default():
     assert decayed.optimizer_config["weight_decay"] == 0.5 and decayed.weight_decay == 1e-4
 
 
+def test_twins_differ_in_the_parametrization_alone():
+    assert PRESETS["muvelo-s-sp"] == PRESETS["muvelo-s"].replace(parametrization="sp") != PRESETS["muvelo-s"]
+
+
+@pytest.mark.parametrize("optimizer", FIELDS)
+def test_sizes_have_the_bound_of_the_class(optimizer):
+    config = PRESETS["quick"].replace(optimizer=optimizer)
+    for name in [name for name, default in FIELDS[optimizer].items() if type(default) is int]:
+        largest = config.replace(**{name: MAX_SIZE}).optimizer_config
+        assert make_optimizer(optimizer, largest).config() == largest
+        for refuse in (config.replace, lambda optimizer=optimizer, **size: make_optimizer(optimizer, size)):
+            with pytest.raises(InputError, match=f"{name} is {MAX_SIZE + 1}; wanted a whole number from 1"):
+                refuse(**{name: MAX_SIZE + 1})
+
+
 def test_a_part_of_theta_goes_with_its_optimizer():
     second = PRESETS["celo-paper-2"]
     assert second.trained_keys() == ("mixing", "lstm", "step_size")
@@ -99,8 +116,10 @@ def test_a_part_of_theta_goes_with_its_optimizer():
     assert (other.trained_part, other.initial_theta, other.trained_keys()) == ("all", "", ())
     with pytest.raises(InputError, match="Did you mean 'scheduler'"):
         second.replace(trained_part="schedule")
-    with pytest.raises(InputError, match="learned_rate is false, with which the scheduler decides nothing"):
-        second.replace(learned_rate=False)
+    for part in ("scheduler", "all"):
+        with pytest.raises(InputError, match=f"trained_part is {part} and learned_rate is false"):
+            second.replace(learned_rate=False, trained_part=part)
+    assert second.replace(learned_rate=False, trained_part="mlp").trained_keys() == ("mlp",)
 
 
 def test_paper_presets_are_the_published_recipe():

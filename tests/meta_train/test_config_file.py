@@ -6,8 +6,9 @@ import pytest
 
 from meta_train.cli import main
 from meta_train.config_file import read_config_file, to_toml
-from meta_train.presets import PRESETS
+from meta_train.presets import FIRST_PRESETS, PRESETS
 from mulo.errors import InputError
+from mulo.optimizers import OPTIMIZERS
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -103,13 +104,26 @@ def test_another_learned_optimizer_has_its_own_fields(tmp_path, capsys):
     (tmp_path / "a.toml").write_text('optimizer = "velo"\nlstm_hidden_size = 8\nmeta_steps = 3\n')
     assert main(["config", "--config", str(tmp_path / "a.toml"), "--num-banks", "4", "--no-param-scale"]) == 0
     fields = tomllib.loads(capsys.readouterr().out)
-    own = {"lstm_hidden_size": 8, "num_banks": 4, "param_scale": False, "hidden_size": 4, "step_mult": 0.001}
+    own = {"lstm_hidden_size": 8, "num_banks": 4, "param_scale": False, "hidden_size": 4, "step_mult": 1e-4}
     assert {name: fields[name] for name in own} == own
     assert "scale_free" not in fields and fields["batch_size"] == PRESETS["quick"].batch_size
     assert main(["--config", str(tmp_path / "a.toml"), "--scale-free", "--out", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert "scale_free is given, and the learned optimizer velo has no such field. It has: lstm" in error
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
+
+
+def test_without_a_preset_a_learned_optimizer_starts_from_a_small_one_of_its_own(tmp_path, capsys):
+    assert FIRST_PRESETS.keys() == OPTIMIZERS.keys()
+    for optimizer, preset in FIRST_PRESETS.items():
+        assert main(["config", "--optimizer", optimizer]) == 0
+        (tmp_path / "a.toml").write_text(capsys.readouterr().out)
+        fields = read_config_file(tmp_path / "a.toml")[1]
+        assert fields == PRESETS[preset].replace(optimizer=optimizer).to_dict()
+        assert preset == "quick" or PRESETS[preset].optimizer == optimizer
+        assert fields.get("lstm_hidden_size", 0) <= 16
+    assert main(["config", "--preset", "quick", "--optimizer", "velo"]) == 0  # what is named counts
+    assert tomllib.loads(capsys.readouterr().out)["lstm_hidden_size"] == 512
 
 
 @pytest.mark.parametrize("command", ["status", "watch", "digest"])

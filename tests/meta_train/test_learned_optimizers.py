@@ -3,21 +3,26 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import mulo
-from meta_train import driver
+from meta_train import driver, initial_theta, slot
+from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, resume, run
 from meta_train.executors.local import LocalExecutor
+from meta_train.initial_theta import keep_initial, read_initial
 from meta_train.meta_optimizer import learning_rate_schedule
+from meta_train.perturbations import draw_perturbations
 from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from meta_train.recovery import History
+from meta_train.run_directory import RunDirectory
 from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys
 from mulo.checkpoint_file import theta_digest
-from mulo.errors import CheckpointError
+from mulo.errors import CheckpointError, InputError
 from tests.meta_train.test_driver import StopAt
 
 TASK = "mlp-w2-d1_digits"
@@ -84,6 +89,56 @@ def test_velo_is_told_the_length_of_its_run_and_the_loss_and_a_lost_slot_is_made
     assert np.all(other.snapshot()[0].unrolls.optimizer_state.progress.num_steps == left[1])
 
 
+def make_truncation(config):
+    """A theta, and a truncation as a function of theta and of the place in the inner run."""
+    compiled, theta = build_programs(config)[TASK], weights(build_optimizer(config))
+    beginning = jax.device_get(compiled.reset(theta, jax.random.key(1), 0, 4))
+    keys = SlotKeys(*jax.random.split(jax.random.key(5)))
+
+    def truncation(theta, inner_step=0):
+        state = beginning._replace(inner_step=np.int32(inner_step))
+        return compiled.advance(theta, state, keys, compiled.source)
+
+    return theta, truncation
+
+
+def only_initial_hidden(tree):
+    zeros = jax.tree.map(jnp.zeros_like, tree)
+    return zeros | {"lstm": zeros["lstm"] | {"initial_hidden": tree["lstm"]["initial_hidden"]}}
+
+
+def test_an_lstm_begins_with_the_state_that_the_theta_of_its_particle_has(monkeypatch):
+    monkeypatch.setattr(
+        slot, "draw_perturbations", lambda *args: only_initial_hidden(draw_perturbations(*args))
+    )
+    theta, truncation = make_truncation(tiny("velo-s", lstm_hidden_size=4, num_banks=2, estimator="pes"))
+    gradient, after, _ = truncation(theta)
+    # Nothing else is perturbed: if both halves began alike, this would be zero.
+    assert np.all(gradient["lstm"]["initial_hidden"] != 0)
+    assert np.all(after.unrolls.optimizer_state.progress.num_steps == 4)
+    later, _, _ = truncation(theta, inner_step=2)
+    assert not np.any(later["lstm"]["initial_hidden"])
+
+
+def test_the_analytic_gradient_goes_through_the_first_state_of_an_lstm():
+    fields = {"hidden_size": None, "lstm_hidden_size": 4, "step_mult": 0.1, "loss_scale": "none"}
+    fields |= {"truncation_length": 3, "min_horizon": 3, "estimator": "analytic"}
+    config = tiny("velo-s", optimizer="celo_adam", **fields)
+    theta, truncation = make_truncation(config)
+    gradient = truncation(theta)[0]["lstm"]["initial_hidden"]
+    direction = np.sign(gradient)
+
+    def meta_loss(size):
+        hidden = theta["lstm"]["initial_hidden"] + size * direction
+        moved = theta | {"lstm": theta["lstm"] | {"initial_hidden": hidden}}
+        return float(truncation(moved)[2].meta_loss)
+
+    slope = (meta_loss(0.2) - meta_loss(-0.2)) / 0.4
+    # Losses of 2.6 in float32: their difference is known to about one percent.
+    assert np.abs(gradient).sum() == pytest.approx(slope, rel=0.02) and slope > 0
+    assert not np.any(truncation(theta, inner_step=3)[0]["lstm"]["initial_hidden"])
+
+
 @pytest.mark.usefixtures("standard_promotion")
 def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_same_bits(
     tmp_path, monkeypatch
@@ -109,6 +164,13 @@ def test_the_second_phase_of_celo_trains_its_schedule_alone_and_goes_on_to_the_s
     run(config, tmp_path / "stopped", RunOptions(checkpoint_interval=1))
     monkeypatch.undo()
     (tmp_path / "first.mulo").unlink()  # a run keeps a copy
+    assert trained.provenance["initial_theta_digest"] == theta_digest(theta)
+    copy = tmp_path / "stopped" / "initial.mulo"
+    kept = copy.read_bytes()
+    mulo.save(copy, dataclasses.replace(checkpoint, theta=weights(first, seed=1)), overwrite=True)
+    with pytest.raises(CheckpointError, match=r"that began with another theta than its initial\.mulo\.$"):
+        resume(tmp_path / "stopped")
+    copy.write_bytes(kept)
     assert resume(tmp_path / "stopped").signal_number is None
     assert theta_digest(mulo.load(tmp_path / "stopped").theta) == theta_digest(trained.theta)
 
@@ -126,6 +188,31 @@ def test_a_theta_that_does_not_fit_begins_no_run(optimizer, message, tmp_path):
     with pytest.raises(CheckpointError, match=message):
         run(tiny("celo-paper-2", initial_theta=str(path)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_while_it_was_made_is_none_or_has_the_theta_that_it_begins_with(
+    tmp_path, monkeypatch
+):
+    optimizer = mulo.Celo(hidden_size=2, lstm_hidden_size=4)
+    initial = mulo.Checkpoint(optimizer=optimizer, theta=weights(optimizer), parametrization="sp")
+    config = tiny("celo-paper-2", lstm_hidden_size=4, initial_theta="elsewhere.mulo")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(initial_theta, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "before", config, lambda run: keep_initial(initial, run))
+    with pytest.raises(InputError, match=r"is not a run"):
+        RunDirectory.open(tmp_path / "before")
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaTrainConfig, "to_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunDirectory.create(tmp_path / "after", config, lambda run: keep_initial(initial, run))
+    assert theta_digest(read_initial(config, RunDirectory(tmp_path / "after")).theta) == theta_digest(
+        initial.theta
+    )
 
 
 def test_a_constant_learning_rate():
