@@ -38,6 +38,7 @@ def start(out, cache, *flags):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_workers_give_the_results_of_one_process(tmp_path, capsys):
     with start(tmp_path / "two", tmp_path, "--workers", "2") as process:

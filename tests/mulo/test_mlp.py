@@ -12,6 +12,7 @@ from mulo.optimizers._features import SMALL_FC_FEATURES, VELO_FEATURES, make_ing
 FEATURES = {"small_fc": SMALL_FC_FEATURES, "velo": VELO_FEATURES}
 SHAPES = [(1,), (13,), (7, 5), (5, 7), (6, 6), (3, 11, 2), (3, 3, 4, 9), (9, 1)]
 CASES = [*(("small_fc", shape) for shape in SHAPES), ("velo", (13,)), ("velo", (7, 5))]
+MORE_CASES = [("small_fc", (6, 6)), ("small_fc", (3, 11, 2)), ("small_fc", (9, 1)), ("small_fc", (5, 7))]
 
 EXP_MULT = 0.5  # large, so that the magnitude counts
 
@@ -38,7 +39,11 @@ def apply(monkeypatch, features, shape, max_unrolled, block_size):
     return np.asarray(_mlp.apply_mlp(mlp, *inputs, time, features=features, exp_mult=EXP_MULT))
 
 
-@pytest.mark.parametrize(("name", "shape"), CASES, ids=str)
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [pytest.param(*case, marks=pytest.mark.slow if case in MORE_CASES else ()) for case in CASES],
+    ids=str,
+)
 def test_unit_by_unit_as_matrices_and_block_by_block(name, shape, monkeypatch):
     features = FEATURES[name]
     unrolled = apply(monkeypatch, features, shape, max_unrolled=8, block_size=10**6)
