@@ -23,12 +23,17 @@ def file_bytes(kind):
     return safetensors_bytes(tree) if kind == "mulo" else flax.serialization.to_bytes(tree)
 
 
-def shared_trace(name):
-    """A trace with other people's weights, which is no part of the repository: skips where it is absent."""
+def shared_trace_path(name):
+    """Where a trace is that holds other people's weights and is not ours to give: skips where it is absent."""
     folder = Path(os.environ.get("MULO_SHARED_GOLDEN", ROOT.parent / "shared" / "golden"))
     if not (folder / name).is_file():
         pytest.skip(f"{name} holds the weights of other people and is not in the repository")
-    with np.load(folder / name, allow_pickle=False) as archive:
+    return folder / name
+
+
+def shared_trace(name):
+    """The arrays of such a trace."""
+    with np.load(shared_trace_path(name), allow_pickle=False) as archive:
         return dict(archive)
 
 

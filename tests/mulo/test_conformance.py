@@ -1,6 +1,5 @@
 """`python -m mulo.conformance` accepts the reference's traces and notices what differs from them."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from mulo import conformance
 from mulo.conformance.comparing import compare, report
+from tests.mulo.released_files import shared_trace_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3"]
@@ -15,8 +15,6 @@ QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_r
 
 
 VELO_LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3", "g_square", "h_col"]
-# These hold other people's trained weights and are not part of the repository.
-SHARED = Path(os.environ.get("MULO_SHARED_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 
 
 @pytest.mark.parametrize(
@@ -42,17 +40,11 @@ def test_velo_agrees_with_the_reference(name, capsys):
 
 
 @pytest.mark.parametrize(
-    ("path", "num_arrays"),
-    [
-        (GOLDEN / "celo2_random.npz", 14),
-        (SHARED / "celo_pretrained.npz", 62),
-        (SHARED / "celo_adam_pretrained.npz", 44),
-    ],
-    ids=lambda value: getattr(value, "stem", None),
+    ("name", "num_arrays"),
+    [("celo2_random.npz", 14), ("celo_pretrained.npz", 62), ("celo_adam_pretrained.npz", 44)],
 )
-def test_celo_agrees_with_the_reference(path, num_arrays, capsys):
-    if not path.exists():
-        pytest.skip(f"{path.name} holds weights of others and is not part of the repository")
+def test_celo_agrees_with_the_reference(name, num_arrays, capsys):
+    path = GOLDEN / name if name.startswith("celo2") else shared_trace_path(name)
     assert conformance.main([str(path)]) == 0
     assert f"{num_arrays} of {num_arrays} arrays within the limits" in capsys.readouterr().out
 
