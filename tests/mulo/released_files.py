@@ -24,7 +24,7 @@ def file_bytes(kind):
 
 
 def shared_trace_path(name):
-    """Where a trace is that holds other people's weights and is not ours to give: skips where it is absent."""
+    """Where a trace is that holds other people's weights, not ours to give: skips where it is absent."""
     folder = Path(os.environ.get("MULO_SHARED_GOLDEN", ROOT.parent / "shared" / "golden"))
     if not (folder / name).is_file():
         pytest.skip(f"{name} holds the weights of other people and is not in the repository")
