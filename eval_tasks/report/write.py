@@ -2,6 +2,7 @@
 
 import math
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _write_panels(
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             panel.draw(axes)
-            axes.set_title(panel.title, loc="left")
+            axes.set_title(textwrap.fill(panel.title, 48), loc="left")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         _add_legend(figure, part, styles, columns)
