@@ -38,14 +38,16 @@ _VELO_S = _MUVELO_S.replace(
     learning_rate=1e-3,
     parametrization="sp",
 )
-# The recipe of muLO at the scale of two CPU cores: three small widths, small images. Validation is on
-# tasks that no suite of mulo-eval has.
+# The recipe of muLO at the scale of two CPU cores: three small widths, small images, and over all tasks as
+# many pairs as muLO_M has. Validation is on tasks that no suite of mulo-eval has.
 _MULO_S = MetaTrainConfig(
     tasks=tuple(
         f"mlp-w{width}-d3_{data_set}" for data_set in ("cifar10-16", "digits") for width in (16, 32, 64)
     ),
     batch_size=128,
     loss_scale="initial",  # losses of two data sets on one scale
+    num_pairs=4,
+    pairs_per_slot=4,
     meta_steps=1000,
     warmup_steps=20,
     validation_tasks=("mlp-w96-d4_cifar10-8", "mlp-w96-d4_digits"),
