@@ -37,6 +37,7 @@ FAMILIES: Mapping[str, Family] = {
     "adamw": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "muadamw": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}),
     "adamw-cosine": Family("sp", "_adamw", {**_ADAM, "weight_decay": 1e-4}, schedule="cosine"),
+    "muadamw-cosine": Family("mup", "_adamw", {**_ADAM, "weight_decay": 1e-4}, schedule="cosine"),
     "adam": Family("sp", "_adamw", {**_ADAM, "weight_decay": 0.0}),
     "sgd": Family("sp", "_sgd", {"momentum": 0.9}, centre=6.4e-2),
     "muon": Family(
@@ -58,7 +59,7 @@ class Baseline:
 BASELINES: Mapping[str, Baseline] = {
     **{
         name + ending: Baseline(family=FAMILIES[name], tuned_at=tuned_at)
-        for name in ("muadamw", "adamw", "adamw-cosine", "sgd", "muon", "schedule-free")
+        for name in ("muadamw", "muadamw-cosine", "adamw", "adamw-cosine", "sgd", "muon", "schedule-free")
         for ending, tuned_at in (("", "base value"), ("-oracle", "each value"))
     },
     # What most people do.

@@ -34,7 +34,11 @@ ESTIMATORS = {
 ALL = "all"
 """`trained_part` of a configuration that trains all of theta."""
 
-_RENAMED = {"weight_decay": "inner_weight_decay", "max_global_norm": "inner_max_global_norm"}
+_RENAMED = {
+    "weight_decay": "inner_weight_decay",
+    "max_global_norm": "inner_max_global_norm",
+    "schedule": "inner_schedule",
+}
 """Fields of learned optimizers that are called like fields of the meta-optimizer."""
 
 OWN_FIELDS: Mapping[str, Mapping[str, Any]] = {
@@ -111,6 +115,12 @@ class MetaTrainConfig:
     )
     inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
     newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
+    normalised: bool | None = _own_field(
+        "normalised", "its directions have root mean square 1 in each tensor"
+    )
+    inner_schedule: str | None = _own_field(
+        "inner_schedule", "of its steps over an inner run: linear, cosine or constant"
+    )
     adam_names: str | None = _own_field(
         "adam_names", "last names, separated by commas, of parameters that Adam updates instead"
     )

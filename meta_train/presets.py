@@ -54,6 +54,40 @@ _MULO_S = MetaTrainConfig(
     validation_interval=100,
     validation_steps=500,
 )
+# What papers suggest and nobody has put together under muP, at the scale of one CPU core: scale-free
+# features, a normalised direction, a schedule and weight decay from outside, noise that is reused, the
+# logarithm of the loss, several data sets, depths and models, theta chosen by validation.
+_MULO_X = MetaTrainConfig(
+    tasks=(
+        "mlp-w16-d2_digits",
+        "mlp-w32-d4_digits",
+        "mlp-w16-d4_cifar10-8",
+        "mlp-w32-d2_cifar10-8",
+        "mlp-w16-d3_cifar10-16",
+        "autoencoder-w16-d2_cifar10-8",
+    ),
+    batch_size=128,
+    optimizer="direction_fc",
+    inner_weight_decay=1.0,
+    estimator="nres",
+    loss_scale="log",
+    min_horizon=200,
+    max_horizon=2000,
+    num_pairs=4,
+    pairs_per_slot=4,
+    meta_steps=1500,
+    learning_rate=5e-3,
+    end_learning_rate=5e-4,
+    warmup_steps=20,
+    validation_tasks=(
+        "mlp-w96-d4_cifar10-8",
+        "mlp-w96-d4_digits",
+        "mlp-w48-d8_cifar10-8",
+        "autoencoder-w48-d3_cifar10-8",
+    ),
+    validation_interval=100,
+    validation_steps=1000,
+)
 # muLO_M: three widths, for a GPU (103 hours on an A6000 for the authors).
 _PAPER_M = MetaTrainConfig(
     tasks=("mlp-w128-d3_imagenet32", "mlp-w512-d3_imagenet32", "mlp-w1024-d3_imagenet32"),
@@ -92,6 +126,7 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
     # The same in SP: in the paper too its steps are a tenth of those under muP.
     "quick-sp": _QUICK.replace(parametrization="sp", step_mult=0.01),
     "mulo-s": _MULO_S,
+    "mulo-x": _MULO_X,
     "muvelo-s": _MUVELO_S,
     "muvelo-s-sp": _MUVELO_S.replace(parametrization="sp"),
     "velo-s": _VELO_S,
@@ -118,5 +153,6 @@ FIRST_PRESETS: Mapping[str, str] = {
     "celo": "celo-s",
     "celo_adam": "celo-adam-s",
     "celo2": "quick",
+    "direction_fc": "mulo-x",
 }
 """The preset from which each learned optimizer starts where none is named: one for two CPU cores."""

@@ -33,7 +33,8 @@ class Validator:
     """Scores thetas on the validation tasks of a configuration, always with the same random keys.
 
     The score is the mean over tasks and seeds of log(L + 1e-4), where L is the training loss averaged over
-    the last tenth of the steps, each clipped to the loss bound. Lower is better.
+    the last tenth of the steps, each clipped to the loss bound. Lower is better. Where the meta-objective is
+    the validation loss, L is that: the loss on other batches, of examples that are not trained on.
     """
 
     def __init__(self, config: MetaTrainConfig):
@@ -64,6 +65,7 @@ def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax
     optimizer = build_optimizer(config)
     num_last = max(1, config.validation_steps // 10)
     bound = config.loss_bound * task.guessing_loss
+    judge_held_out = config.meta_objective == "validation_loss"
 
     def run(theta: Theta, source: Any, key: jax.Array) -> jax.Array:
         init_key, steps_key = jax.random.split(key)
@@ -76,6 +78,10 @@ def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax
             loss, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
             multipliers = task.mup.update_multipliers(params)
             updates, state = optimizer.update(theta, state, grads, params, loss, multipliers)
+            if judge_held_out:
+                held_out_key = jax.random.fold_in(batch_key, 1)
+                batch = task.draw_batch(source, "validation", held_out_key, config.batch_size)
+                loss = task.loss(params, loss_key, batch)
             return (optax.apply_updates(params, updates), state), loss
 
         carry = params, optimizer.init(theta, params, config.validation_steps)

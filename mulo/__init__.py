@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mulo.optimizers.celo import Celo as Celo
     from mulo.optimizers.celo import CeloAdam as CeloAdam
     from mulo.optimizers.celo2 import Celo2 as Celo2
+    from mulo.optimizers.direction_fc import DirectionFC as DirectionFC
     from mulo.optimizers.small_fc import SmallFC as SmallFC
     from mulo.optimizers.velo import MuVeLO as MuVeLO
     from mulo.optimizers.velo import VeLO as VeLO
@@ -33,6 +34,7 @@ _MODULES = {
     "CeloAdam": "mulo.optimizers.celo",
     "Checkpoint": "mulo.checkpoint_file",
     "CheckpointError": "mulo.errors",
+    "DirectionFC": "mulo.optimizers.direction_fc",
     "InputError": "mulo.errors",
     "MuVeLO": "mulo.optimizers.velo",
     "OptimizerState": "mulo._stateful",

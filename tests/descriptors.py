@@ -95,6 +95,12 @@ def celo2_golden_theta(optimizer: mulo.Celo2) -> Theta:
     return {"mlp": _momentum_mlp(theta["mlp"], VELO_MOMENTUM_INPUT)}
 
 
+def direction_fc_golden_theta(optimizer: mulo.DirectionFC) -> Theta:
+    """Momentum over its root mean square; rates are as they begin."""
+    theta = _zeros(optimizer)
+    return {**theta, "mlp": _momentum_mlp(theta["mlp"], MOMENTUM_INPUT)}
+
+
 SMALL_FC_H4 = LearnedOptimizerRow(
     name="small_fc_h4",
     make=lambda: mulo.SmallFC(hidden_size=4, step_mult=0.001),
@@ -133,6 +139,12 @@ CELO2 = LearnedOptimizerRow(
     make=lambda: mulo.Celo2(hidden_size=2),
     golden_theta=celo2_golden_theta,
 )
-ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2)
+DIRECTION_FC = LearnedOptimizerRow(
+    name="direction_fc",
+    make=lambda: mulo.DirectionFC(hidden_size=2, step_mult=0.001, weight_decay=0.1),
+    golden_theta=direction_fc_golden_theta,
+    num_steps=50,
+)
+ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2, DIRECTION_FC)
 ROW_OF_EACH_STATE = (SMALL_FC_H4, VELO)
 ROW_OF_EACH_NORMALISATION = (*ROWS, SMALL_FC_SCALE_FREE)

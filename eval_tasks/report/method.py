@@ -31,7 +31,8 @@ _MEASURES = {
         Their learning rate is tuned and nothing else (weight decay is fixed), over a grid of factors of
         two with the same number of trials for each, on other random keys than those of the results. NAME is
         tuned at the base of a series and used at all its values; NAME-oracle is tuned anew at each, a bound
-        and not a rival: it does not compete for tasks won. Learning rates are constant, but for adamw-cosine.
+        and not a rival: it does not compete for tasks won. Learning rates are constant, but for adamw-cosine
+        and muadamw-cosine.
         Of schedule-free AdamW the training loss is that of the point where gradients are taken, the
         validation loss that of its average.""",
     "Over tasks": """

@@ -17,6 +17,7 @@ OPTIMIZERS: Mapping[str, tuple[str, str]] = {
     "celo": ("mulo.optimizers.celo", "Celo"),
     "celo_adam": ("mulo.optimizers.celo", "CeloAdam"),
     "celo2": ("mulo.optimizers.celo2", "Celo2"),
+    "direction_fc": ("mulo.optimizers.direction_fc", "DirectionFC"),
 }
 
 

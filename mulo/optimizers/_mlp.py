@@ -62,6 +62,8 @@ def apply_mlp(
 ) -> jax.Array:
     """Size of a step before its multipliers, direction * exp(exp_mult * magnitude), [*shape].
 
+    Networks of one output have the direction alone.
+
     What normalises a feature is multiplied into its weights. What is constant along an axis is multiplied
     with its weights before it is spread over that axis; the time features are constant over the tensor
     and become part of the first bias.
@@ -113,8 +115,17 @@ def _apply_unrolled(
         jax.nn.relu(dot(features, mlp["w0"], unit, sum(share[unit] for share in shares))) for unit in units
     ]
     hidden = [jax.nn.relu(dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
-    direction, magnitude = (dot(hidden, mlp["w2"], output, mlp["b2"][output]) for output in range(2))
-    return direction * jnp.exp(exp_mult * magnitude)
+    return _step_size(
+        [dot(hidden, mlp["w2"], output, bias) for output, bias in enumerate(mlp["b2"])], exp_mult
+    )
+
+
+def _step_size(outputs: Sequence[jax.Array], exp_mult: float) -> jax.Array:
+    """From direction and magnitude, or the direction alone."""
+    direction, *magnitudes = outputs
+    for magnitude in magnitudes:
+        direction *= jnp.exp(exp_mult * magnitude)
+    return direction
 
 
 def _unrolled_forward(
@@ -172,8 +183,7 @@ def _apply_matrices(
     hidden = jnp.concatenate([jax.nn.relu(sum(half)) for half in halves])
     hidden = hidden.reshape(len(hidden), -1)
     hidden = jax.nn.relu(_product(mlp["w1"], hidden) + mlp["b1"][:, None])
-    direction, magnitude = _product(mlp["w2"], hidden) + mlp["b2"][:, None]
-    return (direction * jnp.exp(exp_mult * magnitude)).reshape(shape)
+    return _step_size(list(_product(mlp["w2"], hidden) + mlp["b2"][:, None]), exp_mult).reshape(shape)
 
 
 def _product(weights: jax.Array, inputs: jax.Array) -> jax.Array:

@@ -46,6 +46,14 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "newton_schulz": True,
         "adam_names": "b,bias",
     },
+    "direction_fc": {
+        "hidden_size": 8,
+        "step_mult": 0.01,
+        "scale_free": True,
+        "normalised": True,
+        "schedule": "linear",
+        "weight_decay": 0.0,
+    },
 }
 """The fields of each class with their defaults."""
 

@@ -1,0 +1,131 @@
+"""Fills the tables of docs/results.md and of the model cards from committed results files.
+
+    python -m benchmarks.results_page           # --check: says which pages are not up to date, exit status 1
+
+A table stands between two comments; the first says what it shows:
+
+    <!-- table: aggregate; of: wide-cpu; reference: muadamw; optimizers: mulo-x, muadamw; columns: score -->
+    <!-- end -->
+
+`table` is "loss", "validation", "aggregate", "winners" or "divergence"; `of` is a folder of
+benchmarks/results/zero-shot; the rest may be left out.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from eval_tasks.measures import Part, measure
+from eval_tasks.report.tables import (
+    Table,
+    Value,
+    aggregate_table,
+    divergence_table,
+    series_tables,
+    winner_table,
+)
+from eval_tasks.results import Results, read_results
+from mulo.errors import InputError
+from mulo.names import lookup
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "zero-shot"
+_BLOCK = re.compile(r"(<!-- (table: [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_SERIES = {"loss": "final training loss", "validation": "validation loss (accuracy)"}
+_OTHERS = {"aggregate": aggregate_table, "winners": winner_table, "divergence": divergence_table}
+
+
+def pages() -> list[Path]:
+    """The pages that have such tables."""
+    return [ROOT / "docs" / "results.md", *sorted((ROOT / "checkpoints").glob("*/README.md"))]
+
+
+def fill(text: str) -> str:
+    """The text of a page with its tables as the results say.
+
+    Raises:
+      InputError: a table's description has a word that is not known, or its results are not there.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}{_table_text(found[2])}{found[3]}", text)
+
+
+def _table_text(description: str) -> str:
+    asked = {
+        key.strip(): value.strip() for key, _, value in (p.partition(":") for p in description.split(";"))
+    }
+    for key in asked:
+        lookup(dict.fromkeys(("table", "of", "reference", "optimizers", "columns")), key, "word of a table")
+    kind = asked["table"]
+    lookup({**_SERIES, **_OTHERS}, kind, "table")
+    (part,) = measure(_read(asked["of"]), asked.get("reference"))
+    tables = list(_of_series(part, _SERIES[kind])) if kind in _SERIES else [_OTHERS[kind](part)]
+    return "\n".join(_markdown(_chosen(table, asked), with_title=len(tables) > 1) for table in tables)
+
+
+def _read(name: str) -> Results:
+    files = sorted((RESULTS / name).glob("*.jsonl"))
+    if not files:
+        raise InputError(f"{RESULTS / name} has no results.")
+    return read_results(files)
+
+
+def _of_series(part: Part, words: str) -> Iterator[Table]:
+    for table in series_tables(part):
+        if table.title.endswith(words):
+            yield table
+        elif words in table.columns:  # a task alone: its table has a column for each measure
+            places = [0, table.columns.index(words)]
+            rows = [[row[place] for place in places] for row in table.rows]
+            yield table._replace(columns=[table.columns[place] for place in places], rows=rows)
+
+
+def _chosen(table: Table, asked: Mapping[str, str]) -> Table:
+    """The rows and columns that are asked for, in that order; all where nothing is said."""
+    if "optimizers" in asked:
+        rows = {row[0].text: row for row in table.rows}
+        labels = [label.strip() for label in asked["optimizers"].split(",")]
+        table = table._replace(rows=[rows[label] for label in labels if label in rows])
+    if "columns" in asked:
+        names = [table.columns[0], *(name.strip() for name in asked["columns"].split(","))]
+        places = [lookup({c: i for i, c in enumerate(table.columns)}, name, "column") for name in names]
+        table = table._replace(columns=names, rows=[[row[place] for place in places] for row in table.rows])
+    return table
+
+
+def _markdown(table: Table, *, with_title: bool) -> str:
+    lines = [f"{table.title}:\n"] if with_title else []
+    lines += [_row(table.columns), _row(["---"] * len(table.columns))]
+    lines += [_row(map(_cell, row)) for row in table.rows]
+    return "\n".join([*lines, ""])
+
+
+def _cell(value: Value) -> str:
+    return f"**{value.text}**" if value.is_best else value.text
+
+
+def _row(texts: Iterator[str] | Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrites the pages that are not up to date, or says which these are."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 where something would change")
+    arguments = parser.parse_args(argv)
+    changed = []
+    for page in pages():
+        before = page.read_text(encoding="utf-8")
+        after = fill(before)
+        if after != before:
+            changed.append(page)
+            if not arguments.check:
+                page.write_text(after, encoding="utf-8")
+    for page in changed:
+        print(page.relative_to(ROOT), file=sys.stderr)  # noqa: T201
+    return int(arguments.check and bool(changed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

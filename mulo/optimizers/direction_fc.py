@@ -1,0 +1,195 @@
+"""DirectionFC: SmallFC's network without a magnitude; how large a step is does not depend on its weights.
+
+The parts are those of others, under muP: features that do not depend on the scale of gradients, a direction
+of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
+of a tensor p, of a run of T steps, is
+
+    -schedule(t / T) * (multiplier * step_mult * rate * direction / rms(direction) + (weight_decay / T) * p)
+
+with direction = MLP(features of each parameter), a learned `rate` for each of three kinds of tensors, and
+p only where its rank is 2 or more.
+"""
+
+import dataclasses
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from mulo import _tree
+from mulo._types import Params, PyTree, Theta, Updates
+from mulo.errors import InputError
+from mulo.names import lookup
+from mulo.optimizers._accumulators import (
+    INITIAL_DECAYS,
+    Accumulators,
+    Decays,
+    accumulate,
+    bound_gradient,
+    init_accumulators,
+)
+from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
+from mulo.optimizers._fields import Configured
+from mulo.optimizers._mlp import apply_mlp, init_mlp
+from mulo.optimizers._schedule import missing_num_steps
+from mulo.optimizers._tensors import Tensor, flat_multipliers, map_tensors, put_together, take_apart
+from mulo.optimizers.small_fc import effective_decays
+
+SCHEDULES = {  # share of the steps made -> factor
+    "constant": jnp.ones_like,
+    "cosine": lambda done: 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
+    "linear": lambda done: 1.0 - done,
+}
+INITIAL_RATES = {
+    "hidden": 32.0,  # has a muP multiplier, 1/fan_in: at a width of 32 steps of all matrices are alike
+    "matrix": 1.0,
+    "vector": 1.0,  # of rank 0 or 1
+}
+
+ADAM_INPUT = 6
+"""Row of the first weights that reads the fastest momentum over the root of the second moment."""
+INITIAL_SHARE = 0.1
+"""Of what is random, in the initial direction."""
+
+
+class DirectionFCState(NamedTuple):
+    """What is kept between steps; four numbers a parameter and the factored vectors."""
+
+    step: jax.Array  # [], int32: updates made
+    num_steps: jax.Array  # [], float32: that the run will have
+    accumulators: Accumulators  # trees shaped like the parameters, float32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DirectionFC(Configured):
+    """The learned optimizer of directions with a schedule. Needs `num_steps`; from then on it stands still.
+
+    Args:
+      hidden_size: units in each of the two hidden layers.
+      step_mult: root mean square of a step before its rate and multipliers, where the schedule is at 1.
+      scale_free: features do not depend on the scale of a tensor's gradients; see `SmallFC`.
+      normalised: divide the direction by its root mean square over the tensor.
+      schedule: "linear" or "cosine", down to zero over the run, or "constant".
+      weight_decay: by how much all steps together shrink matrices, as the exponent of a constant schedule:
+        1 leaves exp(-1) of a weight that gets no other steps.
+
+    >>> optimizer = DirectionFC()
+    >>> theta = optimizer.init_theta(jax.random.key(0))
+    >>> params = {"w": jnp.ones((2, 3))}
+    >>> state = optimizer.init(theta, params, num_steps=100)
+    >>> updates, state = optimizer.update(theta, state, params, params, loss=None, mup=None)
+    >>> updates["w"].shape, int(state.step)
+    ((2, 3), 1)
+    """
+
+    name: ClassVar[str] = "direction_fc"
+    needs_num_steps: ClassVar[bool] = True
+
+    hidden_size: int = 8
+    step_mult: float = 0.01
+    scale_free: bool = True
+    normalised: bool = True
+    schedule: str = "linear"
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        """Refuses what cannot be built."""
+        super().__post_init__()
+        if self.hidden_size < 2:
+            raise InputError(f"hidden_size is {self.hidden_size}; wanted at least 2, which begin as Adam.")
+        lookup(SCHEDULES, self.schedule, "schedule")
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        """Initial weights: Adam's direction and a small random one; initial decays and rates.
+
+        From random directions alone meta-training first learns to make no steps, and stays there.
+        """
+        mlp = init_mlp(key, SMALL_FC_FEATURES.size, self.hidden_size, num_outputs=1)
+        return {
+            "mlp": _begin_as_adam(mlp),
+            "decays": {
+                field: jnp.zeros(initial.shape, jnp.float32)
+                for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
+            },
+            "rates": {kind: jnp.zeros([], jnp.float32) for kind in INITIAL_RATES},
+        }
+
+    def init(self, theta: Theta, params: Params, num_steps: Any) -> DirectionFCState:
+        """Zero statistics.
+
+        Raises:
+          InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
+        """
+        del theta
+        _tree.check_float_leaves(params)
+        if num_steps is None:
+            raise missing_num_steps(self.name)
+        return DirectionFCState(
+            step=jnp.zeros([], jnp.int32),
+            num_steps=jnp.asarray(num_steps, jnp.float32),
+            accumulators=init_accumulators(params),
+        )
+
+    def update(
+        self,
+        theta: Theta,
+        state: DirectionFCState,
+        grads: PyTree,
+        params: Params,
+        loss: Any,
+        mup: PyTree | None,
+    ) -> tuple[Updates, DirectionFCState]:
+        """One step; see `mulo.optimizers.base.LearnedOptimizer`. `loss` is not used.
+
+        Raises:
+          InputError: `grads` or `state` have not the structure and shapes of `params`.
+        """
+        del loss
+        tensors = take_apart(state.accumulators, grads, params)
+        decays = effective_decays(theta["decays"])
+        done = state.step.astype(jnp.float32) / state.num_steps
+        factor = jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0)
+
+        def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
+            accumulators = accumulate(decays, tensor.accumulators, bound_gradient(tensor.grad))
+            rate = multiplier * self.step_mult * _rate(theta["rates"], tensor.param.ndim, multiplier)
+            step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
+            if tensor.param.ndim > 1:
+                step += (self.weight_decay / state.num_steps) * tensor.param
+            return -factor * step, accumulators
+
+        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params))
+        updates, accumulators = put_together(results, state.accumulators, params)
+        return updates, DirectionFCState(
+            step=optax.safe_increment(state.step), num_steps=state.num_steps, accumulators=accumulators
+        )
+
+    def _direction(self, mlp: Theta, tensor: Tensor) -> jax.Array:
+        """What the network says of a tensor whose statistics have been updated, [*shape]."""
+        ingredients, axis_features = make_ingredients(
+            tensor.accumulators, tensor.grad, tensor.param, scale_free=self.scale_free
+        )
+        direction = apply_mlp(mlp, ingredients, axis_features, None, features=SMALL_FC_FEATURES, exp_mult=0.0)
+        if self.normalised:
+            direction *= inverse_rms(mean(jnp.square(direction)), 1e-12)
+        return direction
+
+
+def _begin_as_adam(mlp: Theta) -> Theta:
+    """Two hidden units that pass on Adam's direction, one what is positive of it and one the rest."""
+    pair = jnp.array([1.0, -1.0])
+    return {
+        **mlp,
+        "w0": mlp["w0"].at[:, :2].set(0.0).at[ADAM_INPUT, :2].set(pair),
+        "w1": mlp["w1"].at[:, :2].set(0.0).at[(0, 1), (0, 1)].set(1.0),
+        "w2": (INITIAL_SHARE * mlp["w2"]).at[:2, 0].set(pair),
+    }
+
+
+def _rate(offsets: Theta, ndim: int, multiplier: jax.Array) -> jax.Array:
+    """The learned rate of a tensor. An offset of 0.01 changes it by 10 %, as with decays."""
+    rates = {kind: initial * jnp.exp(10.0 * offsets[kind]) for kind, initial in INITIAL_RATES.items()}
+    if ndim < 2:
+        return rates["vector"]
+    return jnp.where(multiplier != 1.0, rates["hidden"], rates["matrix"])

@@ -1,0 +1,111 @@
+"""DirectionFC with weights for which the right steps are known: sizes, schedule, decay, rates."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mulo
+from tests.closeness import assert_trees_equal
+from tests.descriptors import DIRECTION_FC, direction_fc_golden_theta
+
+PARAMS = {"b": jnp.ones(5), "w": jnp.linspace(0.5, 2.0, 12).reshape(3, 4)}
+GRADS = {"b": jnp.arange(1.0, 6.0), "w": jnp.linspace(-1.0, 3.0, 12).reshape(3, 4)}
+
+
+def updates_of(optimizer, theta, num_steps, made, params=PARAMS, grads=GRADS, mup=None):
+    """The updates of step `made` (0 is the first) where every gradient is the same."""
+    update = jax.jit(lambda state: optimizer.update(theta, state, grads, params, None, mup))
+    state = optimizer.init(theta, params, num_steps)
+    for _ in range(made):
+        _, state = update(state)
+    return update(state)[0]
+
+
+def rms(x):
+    return float(jnp.sqrt(jnp.mean(jnp.square(x))))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("linear", [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]),
+        ("cosine", [1.0, 0.5 + 0.5 * 0.5**0.5, 0.5, 0.5 - 0.5 * 0.5**0.5, 0.0, 0.0]),
+        ("constant", [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]),
+    ],
+)
+def test_steps_are_of_the_size_that_the_schedule_says_and_none_after_the_run(schedule, factors):
+    optimizer = mulo.DirectionFC(step_mult=0.01, schedule=schedule)
+    theta = optimizer.init_theta(jax.random.key(3))
+    for made, factor in enumerate(factors):
+        updates = updates_of(optimizer, theta, 4, made)
+        assert rms(updates["w"]) == pytest.approx(0.01 * factor, rel=1e-4, abs=1e-9)
+        assert rms(updates["b"]) == pytest.approx(0.01 * factor, rel=1e-4, abs=1e-9)
+
+
+def test_it_begins_near_the_direction_of_adam():
+    optimizer = mulo.DirectionFC(schedule="constant")
+    updates = updates_of(optimizer, optimizer.init_theta(jax.random.key(0)), 100, 9)
+    for name, update in updates.items():
+        wanted = -np.sign(np.asarray(GRADS[name]))  # Adam's, where all gradients are the same
+        cosine = np.sum(update * wanted) / np.linalg.norm(update) / np.linalg.norm(wanted)
+        assert cosine > 0.9
+
+
+def test_weights_of_rank_two_decay_by_the_share_of_the_run():
+    plain, decayed = (mulo.DirectionFC(schedule="constant", weight_decay=decay) for decay in (0.0, 2.0))
+    theta = plain.init_theta(jax.random.key(0))
+    without, with_decay = (updates_of(optimizer, theta, 100, 0) for optimizer in (plain, decayed))
+    np.testing.assert_allclose(with_decay["w"] - without["w"], -0.02 * PARAMS["w"], rtol=1e-4)
+    assert_trees_equal(with_decay["b"], without["b"])
+
+
+def test_each_kind_of_tensor_has_its_rate():
+    params = {"hidden": jnp.ones((8, 8)), "in": jnp.ones((3, 8)), "vector": jnp.ones(8)}
+    grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+    mup = {"hidden": 0.125, "in": 1.0, "vector": 1.0}
+    optimizer = mulo.DirectionFC(step_mult=0.01)
+    theta = optimizer.init_theta(jax.random.key(0))
+    theta["rates"] = {"hidden": jnp.log(2.0) / 10, "matrix": jnp.log(3.0) / 10, "vector": jnp.log(5.0) / 10}
+    updates = updates_of(optimizer, theta, 10, 0, params, grads, mup)
+    sizes = {name: rms(update) / 0.01 for name, update in updates.items()}
+    assert sizes == pytest.approx({"hidden": 0.125 * 32 * 2, "in": 3.0, "vector": 5.0}, rel=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1e5])
+def test_steps_do_not_depend_on_the_scale_of_gradients(factor):
+    optimizer = mulo.DirectionFC()
+    theta = optimizer.init_theta(jax.random.key(1))
+    scaled = jax.tree.map(lambda g: factor * g, GRADS)
+    for made in (0, 3):
+        wanted = updates_of(optimizer, theta, 10, made)
+        found = updates_of(optimizer, theta, 10, made, grads=scaled)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6), found, wanted)
+
+
+def test_without_normalisation_the_size_is_that_of_the_network():
+    optimizer = mulo.DirectionFC(normalised=False, schedule="constant", hidden_size=2)
+    theta = direction_fc_golden_theta(optimizer)
+    theta["mlp"]["w2"] *= 3.0
+    updates = updates_of(optimizer, theta, 10, 0)
+    assert rms(updates["w"]) == pytest.approx(0.03, rel=1e-3)
+
+
+def test_the_length_of_the_run_is_asked_for_and_the_loss_is_not():
+    checkpoint = DIRECTION_FC.checkpoint()
+    with pytest.raises(mulo.InputError, match=r"needs num_steps, the number of updates"):
+        mulo.optimizer(checkpoint)
+    with pytest.raises(mulo.InputError, match=r"needs num_steps, the number of updates"):
+        checkpoint.optimizer.init(checkpoint.theta, PARAMS, None)
+    tx = mulo.optimizer(checkpoint, num_steps=10)
+    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    assert rms(updates["w"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [({"schedule": "step"}, "No schedule is called 'step'"), ({"hidden_size": 1}, "wanted at least 2")],
+)
+def test_what_it_cannot_be_is_refused(fields, message):
+    with pytest.raises(mulo.InputError, match=message):
+        mulo.DirectionFC(**fields)
