@@ -1,4 +1,4 @@
-"""Fills the tables of docs/results.md and of the model cards from committed results files.
+"""Fills the tables of README.md, docs/results.md and the model cards from committed results files.
 
     python -m benchmarks.results_page           # --check: says which pages are not up to date, exit status 1
 
@@ -39,7 +39,8 @@ _OTHERS = {"aggregate": aggregate_table, "winners": winner_table, "divergence": 
 
 def pages() -> list[Path]:
     """The pages that have such tables."""
-    return [ROOT / "docs" / "results.md", *sorted((ROOT / "checkpoints").glob("*/README.md"))]
+    cards = sorted((ROOT / "checkpoints").glob("*/README.md"))
+    return [ROOT / "README.md", ROOT / "docs" / "results.md", *cards]
 
 
 def fill(text: str) -> str:
@@ -61,7 +62,14 @@ def _table_text(description: str) -> str:
     lookup({**_SERIES, **_OTHERS}, kind, "table")
     (part,) = measure(_read(asked["of"]), asked.get("reference"))
     tables = list(_of_series(part, _SERIES[kind])) if kind in _SERIES else [_OTHERS[kind](part)]
-    return "\n".join(_markdown(_chosen(table, asked), with_title=len(tables) > 1) for table in tables)
+    tables = [_chosen(_learned_first(table, part), asked) for table in tables]
+    return "\n".join(_markdown(table, with_title=len(tables) > 1) for table in tables)
+
+
+def _learned_first(table: Table, part: Part) -> Table:
+    cells = [(label, cell) for row in part.cells.values() for label, cell in row.items()]
+    learned = {label for label, cell in cells if cell.records[0]["provenance"]}
+    return table._replace(rows=sorted(table.rows, key=lambda row: row[0].text not in learned))
 
 
 def _read(name: str) -> Results:

@@ -66,6 +66,7 @@ def transforms(hidden_sizes: list[int]) -> dict[str, optax.GradientTransformatio
         "celo_adam": mulo.CeloAdam(),
         "celo2_base": mulo.Celo2(newton_schulz=False, adam_names=""),
         "celo2": mulo.Celo2(),
+        "direction_fc": mulo.DirectionFC(),
     }
     return {"adamw": optax.adamw(1e-3), **{name: learned(one) for name, one in optimizers.items()}}
 
