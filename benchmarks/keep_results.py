@@ -32,11 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         for record in map(json.loads, lines):
             name = re.sub(r"[^\w.@=,-]", "-", record["optimizer"])
             files.setdefault(name, []).append(json.dumps(_kept(record)) + "\n")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, kept in files.items():
-        text = "".join(kept)
+    texts = {name: "".join(kept) for name, kept in files.items()}
+    for name, text in texts.items():
         if len(text) > MAX_BYTES:
             raise InputError(f"{name} would have {len(text)} bytes; wanted at most {MAX_BYTES}.")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
         (arguments.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
     return 0
 

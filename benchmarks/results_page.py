@@ -14,7 +14,7 @@ benchmarks/results/zero-shot; the rest may be left out.
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from eval_tasks.measures import Part, measure
@@ -32,7 +32,7 @@ from mulo.names import lookup
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "zero-shot"
-_BLOCK = re.compile(r"(<!-- (table: [^\n]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (table: [^\n]*?) -->\n)(?:(?!<!-- ).)*(<!-- end -->)", re.DOTALL)
 _SERIES = {"loss": "final training loss", "validation": "validation loss (accuracy)"}
 _OTHERS = {"aggregate": aggregate_table, "winners": winner_table, "divergence": divergence_table}
 
@@ -47,8 +47,15 @@ def fill(text: str) -> str:
     """The text of a page with its tables as the results say.
 
     Raises:
-      InputError: a table's description has a word that is not known, or its results are not there.
+      InputError: a comment is no table's beginning or end, or stands alone; a description has a word that is
+        not known; its results are not there.
     """
+    counts = len(_BLOCK.findall(text)), text.count("<!-- table"), text.count("<!-- end -->")
+    if len(set(counts)) > 1:
+        raise InputError(
+            f"{counts[1]} comments begin a table and {counts[2]} end one, {counts[0]} of them in pairs; "
+            'wanted "<!-- table: ... -->" on a line, and "<!-- end -->" behind each.'
+        )
     return _BLOCK.sub(lambda found: f"{found[1]}{_table_text(found[2])}{found[3]}", text)
 
 
@@ -60,7 +67,11 @@ def _table_text(description: str) -> str:
         lookup(dict.fromkeys(("table", "of", "reference", "optimizers", "columns")), key, "word of a table")
     kind = asked["table"]
     lookup({**_SERIES, **_OTHERS}, kind, "table")
-    (part,) = measure(_read(asked["of"]), asked.get("reference"))
+    parts = measure(_read(asked.get("of", "")), asked.get("reference"))
+    if len(parts) != 1:
+        titles = ", ".join(part.title for part in parts)
+        raise InputError(f"{description}: its results are of several suites ({titles}); wanted one.")
+    (part,) = parts
     tables = list(_of_series(part, _SERIES[kind])) if kind in _SERIES else [_OTHERS[kind](part)]
     tables = [_chosen(_learned_first(table, part), asked) for table in tables]
     return "\n".join(_markdown(table, with_title=len(tables) > 1) for table in tables)
@@ -74,8 +85,8 @@ def _learned_first(table: Table, part: Part) -> Table:
 
 def _read(name: str) -> Results:
     files = sorted((RESULTS / name).glob("*.jsonl"))
-    if not files:
-        raise InputError(f"{RESULTS / name} has no results.")
+    if not name or not files:
+        raise InputError(f"{RESULTS / name} has no results; wanted a folder of them after 'of:'.")
     return read_results(files)
 
 
@@ -94,7 +105,7 @@ def _chosen(table: Table, asked: Mapping[str, str]) -> Table:
     if "optimizers" in asked:
         rows = {row[0].text: row for row in table.rows}
         labels = [label.strip() for label in asked["optimizers"].split(",")]
-        table = table._replace(rows=[rows[label] for label in labels if label in rows])
+        table = table._replace(rows=[lookup(rows, label, "optimizer of these results") for label in labels])
     if "columns" in asked:
         names = [table.columns[0], *(name.strip() for name in asked["columns"].split(","))]
         places = [lookup({c: i for i, c in enumerate(table.columns)}, name, "column") for name in names]
@@ -113,7 +124,7 @@ def _cell(value: Value) -> str:
     return f"**{value.text}**" if value.is_best else value.text
 
 
-def _row(texts: Iterator[str] | Sequence[str]) -> str:
+def _row(texts: Iterable[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 

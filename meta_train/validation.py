@@ -73,13 +73,14 @@ def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax
 
         def step(carry: Any, index: jax.Array) -> tuple[Any, jax.Array]:
             params, state = carry
-            batch_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, index))
+            step_key = jax.random.fold_in(steps_key, index)
+            batch_key, loss_key = jax.random.split(step_key)
             batch = task.draw_batch(source, "train", batch_key, config.batch_size)
             loss, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
             multipliers = task.mup.update_multipliers(params)
             updates, state = optimizer.update(theta, state, grads, params, loss, multipliers)
             if judge_held_out:
-                held_out_key = jax.random.fold_in(batch_key, 1)
+                held_out_key = jax.random.fold_in(step_key, 1)
                 batch = task.draw_batch(source, "validation", held_out_key, config.batch_size)
                 loss = task.loss(params, loss_key, batch)
             return (optax.apply_updates(params, updates), state), loss

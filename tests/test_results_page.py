@@ -10,9 +10,26 @@ from tests.eval_tasks.synthetic import make_record, write
 
 
 def test_pages_are_up_to_date():
+    tables = {}
     for page in results_page.pages():
         text = page.read_text(encoding="utf-8")
         assert results_page.fill(text) == text, f"{page.name}: run python -m benchmarks.results_page"
+        tables[page.name] = text.count("<!-- table: ")
+    assert tables["README.md"] and tables["results.md"]
+    assert results_page.main(["--check"]) == 0
+
+
+@pytest.mark.usefixtures("results")
+def test_a_page_that_is_not_up_to_date_is_named_and_mended(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: loss; of: one -->\n<!-- end -->\n")
+    monkeypatch.setattr(results_page, "ROOT", tmp_path)
+    monkeypatch.setattr(results_page, "pages", lambda: [page])
+    assert results_page.main(["--check"]) == 1
+    assert capsys.readouterr().err == "page.md\n" and "|" not in page.read_text()
+    assert results_page.main([]) == 0
+    assert "| adamw-oracle |" in page.read_text()
+    assert results_page.main(["--check"]) == 0
 
 
 @pytest.fixture
@@ -48,14 +65,20 @@ def test_a_table_is_filled_and_the_rest_of_the_page_stays():
     assert after.startswith("Above.\n<!-- table") and after.endswith("<!-- end -->\nBelow.\n")
     rows = [line for line in after.splitlines() if line.startswith("|")]
     assert [row.split(" | ")[0].strip("| ") for row in rows] == ["optimizer", "---", "adamw-oracle", "a"]
-    assert "**1.0000 ± 0**" in rows[3] or "**1.0000" in rows[3]
+    assert rows[3].startswith("| a | **1.0000 ± ") and rows[2].startswith("| adamw-oracle | 1.5000 ± ")
     assert results_page.fill(after) == after
 
 
 @pytest.mark.usefixtures("results")
 def test_columns_can_be_chosen():
-    page = "<!-- table: aggregate; of: one; columns: speed-up, score -->\n<!-- end -->\n"
-    assert "| optimizer | speed-up | score |" in results_page.fill(page)
+    def cells(description):
+        lines = results_page.fill(f"<!-- {description} -->\n<!-- end -->\n").splitlines()
+        rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+        return {row[0]: dict(zip(rows[0], row, strict=True)) for row in rows}
+
+    whole, chosen = (cells(f"table: aggregate; of: one{more}") for more in ("", "; columns: speed-up, score"))
+    assert list(chosen["a"]) == ["optimizer", "speed-up", "score"]
+    assert chosen["a"].items() <= whole["a"].items() and len(set(chosen["a"].values())) == 3
 
 
 @pytest.mark.usefixtures("results")
@@ -66,8 +89,25 @@ def test_columns_can_be_chosen():
         ("table: loss; from: one", "No word of a table is called 'from'"),
         ("table: loss; of: none", "has no results"),
         ("table: aggregate; of: one; columns: cost", "No column is called 'cost'"),
+        ("table: loss; of: one; optimizers: adam", "No optimizer of these results is called 'adam'"),
+        ("table: loss", "wanted a folder of them"),
+        ("table: loss; of: one -->\n<!-- table: loss; of: one", "2 comments begin a table and 1 end one"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(description, message):
     with pytest.raises(InputError, match=message):
         results_page.fill(f"<!-- {description} -->\n<!-- end -->")
+
+
+def test_results_that_are_too_large_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+    source = write(
+        tmp_path / "results.jsonl",
+        [
+            make_record(optimizer="a"),
+            make_record(optimizer="b", losses={"steps": list(range(99)), "values": [1.0] * 99}),
+        ],
+    )
+    monkeypatch.setattr(keep_results, "MAX_BYTES", 1500)
+    with pytest.raises(InputError, match="b would have"):
+        keep_results.main([str(source), str(tmp_path / "kept")])
+    assert not (tmp_path / "kept").exists()

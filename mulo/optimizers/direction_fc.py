@@ -65,6 +65,9 @@ class DirectionFCState(NamedTuple):
 class DirectionFC(Configured):
     """The learned optimizer of directions with a schedule. Needs `num_steps`; from then on it stands still.
 
+    Where `normalised`, a tensor whose gradients are all zero gets steps of full size all the same, in a
+    direction that is made of its other features: mask frozen and unused parameters with `optax.masked`.
+
     Args:
       hidden_size: units in each of the two hidden layers.
       step_mult: root mean square of a step before its rate and multipliers, where the schedule is at 1.
