@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mulo.errors import InputError
-
 MAX_BYTES = 2**20
 """Larger files are refused."""
 
@@ -28,14 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = arguments.results
     source = source / "results.jsonl" if source.is_dir() else source
     files: dict[str, list[str]] = {}
-    with source.open(encoding="utf-8") as lines:
-        for record in map(json.loads, lines):
-            name = re.sub(r"[^\w.@=,-]", "-", record["optimizer"])
-            files.setdefault(name, []).append(json.dumps(_kept(record)) + "\n")
+    try:
+        with source.open(encoding="utf-8") as lines:
+            for record in map(json.loads, lines):
+                name = re.sub(r"[^\w.@=,-]", "-", record["optimizer"])
+                files.setdefault(name, []).append(json.dumps(_kept(record)) + "\n")
+    except OSError as error:
+        parser.error(f"{source} cannot be read: {error.strerror}. Wanted results of mulo-eval.")
     texts = {name: "".join(kept) for name, kept in files.items()}
     for name, text in texts.items():
         if len(text) > MAX_BYTES:
-            raise InputError(f"{name} would have {len(text)} bytes; wanted at most {MAX_BYTES}.")
+            parser.error(f"{name} would have {len(text)} bytes; wanted at most {MAX_BYTES}.")
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (arguments.out / f"{name}.jsonl").write_text(text, encoding="utf-8")

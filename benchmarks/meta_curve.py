@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.report.canvas import drawing, new_figure, plain_axes
+from eval_tasks.report.canvas import drawing, new_figure, plain_axes, style
 
 ROOT = Path(__file__).parent.parent
 COLUMNS = ("meta_step", "meta_loss", "validation_score", "inner_steps", "wall_seconds")
@@ -26,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("--name", required=True, help="of the released optimizer")
     arguments = parser.parse_args(argv)
-    with (arguments.run / "metrics.jsonl").open(encoding="utf-8") as lines:
-        rows = [{name: line.get(name, "") for name in COLUMNS} for line in map(json.loads, lines)]
+    try:
+        with (arguments.run / "metrics.jsonl").open(encoding="utf-8") as lines:
+            rows = [{name: line.get(name, "") for name in COLUMNS} for line in map(json.loads, lines)]
+    except OSError as error:
+        parser.error(f"{error.filename} cannot be read: {error.strerror}. Wanted a run directory.")
     table = ROOT / "benchmarks" / "results" / "meta-training" / f"{arguments.name}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", encoding="utf-8", newline="") as file:
@@ -45,17 +48,16 @@ def _draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     validated = [
         (row["meta_step"] + 1, row["validation_score"]) for row in rows if row["validation_score"] != ""
     ]
+    colour = style(0).colour
     with drawing("meta-loss"):
         figure = new_figure(7.0, 3.0)
         left, right = figure.subplots(1, 2)
-        left.plot(steps, losses, linewidth=0.6, color="#bbbbbb", label="each meta-step")
+        left.plot(steps, losses, linewidth=0.6, color=style(6).colour, alpha=0.5, label="each meta-step")
         means = [sum(losses[start : start + WINDOW]) / WINDOW for start in starts]
-        left.plot(
-            steps[WINDOW - 1 :], means, linewidth=1.4, color="#1f4e79", label=f"mean of the last {WINDOW}"
-        )
+        left.plot(steps[WINDOW - 1 :], means, linewidth=1.4, color=colour, label=f"mean of the last {WINDOW}")
         left.set(xlabel="meta-step", ylabel="meta-loss")
         left.legend(frameon=False)
-        right.plot(*zip(*validated, strict=True), marker="o", markersize=3, linewidth=1.2, color="#1f4e79")
+        right.plot(*zip(*validated, strict=True), marker="o", markersize=3, linewidth=1.2, color=colour)
         right.set(xlabel="meta-step", ylabel="validation score, lower is better")
         for axes in (left, right):
             plain_axes(axes)

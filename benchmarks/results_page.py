@@ -136,7 +136,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     changed = []
     for page in pages():
         before = page.read_text(encoding="utf-8")
-        after = fill(before)
+        try:
+            after = fill(before)
+        except InputError as error:
+            parser.error(f"{page.relative_to(ROOT)}: {error}")
         if after != before:
             changed.append(page)
             if not arguments.check:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import keep_results, results_page
+from benchmarks import keep_results, meta_curve, results_page
 from mulo.errors import InputError
 from tests.eval_tasks.synthetic import make_record, write
 
@@ -99,7 +99,7 @@ def test_what_cannot_be_shown_is_refused(description, message):
         results_page.fill(f"<!-- {description} -->\n<!-- end -->")
 
 
-def test_results_that_are_too_large_are_refused_before_anything_is_written(tmp_path, monkeypatch):
+def test_results_that_are_too_large_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys):
     source = write(
         tmp_path / "results.jsonl",
         [
@@ -108,6 +108,15 @@ def test_results_that_are_too_large_are_refused_before_anything_is_written(tmp_p
         ],
     )
     monkeypatch.setattr(keep_results, "MAX_BYTES", 1500)
-    with pytest.raises(InputError, match="b would have"):
+    with pytest.raises(SystemExit):
         keep_results.main([str(source), str(tmp_path / "kept")])
+    assert "b would have" in capsys.readouterr().err
     assert not (tmp_path / "kept").exists()
+
+
+@pytest.mark.parametrize("command", [keep_results.main, meta_curve.main])
+def test_a_file_that_is_not_there_is_told_of_in_one_line(command, tmp_path, capsys):
+    second = ["--name", "x"] if command is meta_curve.main else [str(tmp_path / "kept")]
+    with pytest.raises(SystemExit):
+        command([str(tmp_path / "none"), *second])
+    assert "cannot be read: No such file or directory. Wanted" in capsys.readouterr().err.splitlines()[-1]
