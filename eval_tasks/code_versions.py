@@ -5,7 +5,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _OURS = ("mulo", "eval_tasks", "meta_train")
@@ -45,20 +45,23 @@ def code_version(module: str) -> dict[str, str]:
     depth = module.count(".") + (path.name == "__init__.py")
     folder = path.parents[depth]
     digest = hashlib.sha256()
-    for name, content in sorted(_sources(folder, module, only=top if is_installed else None).items()):
+
+    def follows(name: str) -> bool:
+        first = name.split(".")[0]
+        return first == top if is_installed else first not in _OURS
+
+    for name, content in sorted(imported_sources(folder, module, follows).items()):
         digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
     return {"digest": digest.hexdigest()[:16]}
 
 
-def _sources(folder: Path, module: str, only: str | None) -> dict[str, bytes]:
-    """A module and all that it imports from a folder, by name; `only` of one package."""
+def imported_sources(folder: Path, module: str, follows: Callable[[str], bool]) -> dict[str, bytes]:
+    """A module of a folder and all that it imports from there, by name. follows: name -> whether to."""
     found: dict[str, bytes] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        top = name.split(".")[0]
-        path = _path_of(folder, name)
-        if name in found or path is None or top in _OURS or (only and top != only):
+        if not name or name in found or not follows(name) or (path := _path_of(folder, name)) is None:
             continue
         found[name] = path.read_bytes()
         waiting += _imported(found[name], name if path.name == "__init__.py" else name.rpartition(".")[0])
@@ -69,7 +72,7 @@ def _sources(folder: Path, module: str, only: str | None) -> dict[str, bytes]:
 def _path_of(folder: Path, name: str) -> Path | None:
     stem = folder.joinpath(*name.split("."))
     paths = (stem / "__init__.py", stem.with_suffix(".py"))
-    return next((path for path in paths if name and path.is_file()), None)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _imported(content: bytes, package: str) -> Iterator[str]:

@@ -5,7 +5,6 @@ import functools
 import importlib
 import inspect
 import json
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from mulo.checkpoint_file import Checkpoint, theta_digest
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.loading import load
+from mulo.optimizers.schedules import SCHEDULES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,6 +43,7 @@ class Contender:
     centre: float = DEFAULT_CENTRE  # of the learning rates to tune over
     provenance: Mapping[str, Any] | None = None  # of a learned optimizer
     is_external: bool = False  # code of others: its errors are answered in one line
+    module: str = ""  # of a learned optimizer: where its class is
 
 
 def make_contenders(sources: Sequence[str]) -> list[Contender]:
@@ -97,13 +98,6 @@ class VariantState(NamedTuple):
     inner: Any  # state of the learned optimizer
 
 
-_SCHEDULES: Mapping[str, Callable[[jax.Array], jax.Array]] = {  # share of the steps made -> factor
-    "constant": jnp.ones_like,
-    "cosine": lambda done: 0.5 * (1.0 + jnp.cos(math.pi * done)),
-    "linear": lambda done: 1.0 - done,
-}
-
-
 def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> Contender:
     optimizer, digest = checkpoint.optimizer, theta_digest(checkpoint.theta)
     label = str(checkpoint.provenance.get("name") or _name_of(source.path))
@@ -124,7 +118,7 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
             multipliers = task.mup.update_multipliers(params)
             updates, inner = optimizer.update(theta, state.inner, grads, params, loss, multipliers)
             if source.variant:
-                factor = _SCHEDULES[source.schedule](state.count.astype(jnp.float32) / num_steps)
+                factor = SCHEDULES[source.schedule](state.count.astype(jnp.float32) / num_steps)
                 factor = source.learning_rate * factor
                 updates = jax.tree.map(
                     lambda u, p: (factor * (u - source.weight_decay * p)).astype(u.dtype), updates, params
@@ -141,6 +135,7 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
         make=make,
         make_setting=lambda _: checkpoint.theta,
         map_settings=False,
+        module=type(optimizer).__module__,
         # NaN and infinities are no JSON.
         provenance=json.loads(json.dumps(checkpoint.provenance), parse_constant=lambda _: None),
     )

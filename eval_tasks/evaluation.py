@@ -17,9 +17,9 @@ from eval_tasks.execution import (
     Work,
     check_step,
     errors_of_others,
-    software_versions,
 )
 from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
+from eval_tasks.software import software_versions
 from eval_tasks.suites import Point, Series, Suite
 from eval_tasks.task import make_task
 from eval_tasks.tuning import choose, make_grid
@@ -167,7 +167,7 @@ class Evaluation:
             batch_size=point.batch_size,
             data_digest=self.source(series).digest,
             jax_version=jax.__version__,
-            software=software_versions(),
+            software=software_versions(contender.module),
             platform=self.executor.platform,
             runs_per_call=RUNS_PER_CALL,
         )

@@ -1,16 +1,11 @@
 """Makes inner runs: the compiled program of each kind of run, and what is kept of its outcome."""
 
-import ast
 import contextlib
 import dataclasses
-import functools
-import hashlib
-import importlib.metadata
 import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -22,6 +17,7 @@ from eval_tasks.data.source import Source
 from eval_tasks.models import MODELS
 from eval_tasks.objectives import OBJECTIVES
 from eval_tasks.runs import Run
+from eval_tasks.software import software_versions
 from eval_tasks.suites import Point
 from eval_tasks.task import Task, make_task
 from eval_tasks.training import InnerOptimizer, Outcome, Trained, make_programs
@@ -94,7 +90,11 @@ class LocalExecutor:
             "wall_seconds": round((time.monotonic() - began) / RUNS_PER_CALL, 4),
             "data": work.source.provenance(),
             "device": (device := jax.devices()[0].device_kind),
-            "versions": {"python": platform.python_version(), "device": device, **software_versions()},
+            "versions": {
+                "python": platform.python_version(),
+                "device": device,
+                **software_versions(work.contender.module),
+            },
         }
         return [
             {**_measure(jax.tree.map(lambda x, i=index: x[i], outcome), work.point.num_steps), **facts}
@@ -219,35 +219,3 @@ def _measure(outcome: Outcome, num_steps: int) -> dict[str, Any]:
 def _number(value: Any) -> float | None:
     # Through the shortest decimal that gives the same float32: half the size of the file.
     return float(str(np.float32(value))) if np.isfinite(value) else None
-
-
-@functools.cache
-def software_versions() -> Mapping[str, str]:
-    """Versions of what computes a run, and a digest of our own code: others may give other numbers."""
-    found = {"code": _code_digest()}
-    for package in ("mulo", "jax", "jaxlib", "optax", "dm-haiku", "flax", "numpy"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-            continue
-    return found
-
-
-_DECIDING = ("mulo/optimizers", "mulo/mup", "eval_tasks/models", "eval_tasks/data")
-_DECIDING_FILES = ("baselines", "contenders", "execution", "objectives", "task", "training")
-
-
-def _code_digest() -> str:
-    """Of the modules that decide a run's result, without comments, docstrings and layout."""
-    root = Path(__file__).parent.parent
-    files = [file for folder in _DECIDING for file in sorted((root / folder).glob("*.py"))]
-    files += [root / "eval_tasks" / f"{name}.py" for name in _DECIDING_FILES]
-    digest = hashlib.sha256()
-    for file in files:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            match node:  # docstrings, and strings behind constants
-                case ast.Expr(value=ast.Constant(value=str()) as text):
-                    text.value = ""
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]

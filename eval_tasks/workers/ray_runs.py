@@ -53,9 +53,13 @@ class RunActor:
     ) -> "Outcomes":
         """See `eval_tasks.execution.Work`."""
         from eval_tasks.data import load_data
-        from eval_tasks.execution import Work, software_versions
+        from eval_tasks.execution import Work
+        from eval_tasks.software import software_versions
 
-        here, wanted = dict(software_versions()), dict(fields["runs"][0].software)
+        here, wanted = (
+            dict(software_versions(self._contenders[label].module)),
+            dict(fields["runs"][0].software),
+        )
         if here != wanted:
             raise InputError(
                 f"A worker at {ray.util.get_node_ip_address()} has other software ({here}) than the process "

@@ -21,26 +21,15 @@ from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.errors import InputError
 from mulo.names import lookup
-from mulo.optimizers._accumulators import (
-    INITIAL_DECAYS,
-    Accumulators,
-    Decays,
-    accumulate,
-    bound_gradient,
-    init_accumulators,
-)
+from mulo.optimizers._accumulators import Accumulators, accumulate, bound_gradient, init_accumulators
 from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers._tensors import Tensor, flat_multipliers, map_tensors, put_together, take_apart
-from mulo.optimizers.small_fc import effective_decays
+from mulo.optimizers.schedules import SCHEDULES
+from mulo.optimizers.small_fc import effective_decays, initial_decay_offsets
 
-SCHEDULES = {  # share of the steps made -> factor
-    "constant": jnp.ones_like,
-    "cosine": lambda done: 0.5 * (1.0 + jnp.cos(jnp.pi * done)),
-    "linear": lambda done: 1.0 - done,
-}
 INITIAL_RATES = {
     "hidden": 32.0,  # has a muP multiplier, 1/fan_in: at a width of 32 steps of all matrices are alike
     "matrix": 1.0,
@@ -65,8 +54,7 @@ class DirectionFCState(NamedTuple):
 class DirectionFC(Configured):
     """The learned optimizer of directions with a schedule. Needs `num_steps`; from then on it stands still.
 
-    Where `normalised`, a tensor whose gradients are all zero gets steps of full size all the same, in a
-    direction that is made of its other features: mask frozen and unused parameters with `optax.masked`.
+    A tensor whose gradients have all been zero gets no direction: it decays, and that is all.
 
     Args:
       hidden_size: units in each of the two hidden layers.
@@ -111,10 +99,7 @@ class DirectionFC(Configured):
         mlp = init_mlp(key, SMALL_FC_FEATURES.size, self.hidden_size, num_outputs=1)
         return {
             "mlp": _begin_as_adam(mlp),
-            "decays": {
-                field: jnp.zeros(initial.shape, jnp.float32)
-                for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
-            },
+            "decays": initial_decay_offsets(),
             "rates": {kind: jnp.zeros([], jnp.float32) for kind in INITIAL_RATES},
         }
 
@@ -176,7 +161,8 @@ class DirectionFC(Configured):
         direction = apply_mlp(mlp, ingredients, axis_features, None, features=SMALL_FC_FEATURES, exp_mult=0.0)
         if self.normalised:
             direction *= inverse_rms(mean(jnp.square(direction)), 1e-12)
-        return direction
+        # Without a gradient so far the features that are left say nothing.
+        return jnp.where(mean(tensor.accumulators.second_moment) > 0, direction, 0.0)
 
 
 def _begin_as_adam(mlp: Theta) -> Theta:

@@ -91,10 +91,7 @@ class SmallFC(Configured):
         """Initial weights: the network's, and offsets of zero from the initial decays."""
         return {
             "mlp": init_mlp(key, SMALL_FC_FEATURES.size + len(TIME_SCALES), self.hidden_size),
-            "decays": {
-                field: jnp.zeros(initial.shape, jnp.float32)
-                for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
-            },
+            "decays": initial_decay_offsets(),
         }
 
     def init(self, theta: Theta, params: Params, num_steps: int | None = None) -> SmallFCState:
@@ -199,6 +196,14 @@ def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_
         normalised_scales(*make_ingredients(kept, grad, param, scale_free=scale_free), SMALL_FC_FEATURES)
         for kept, grad, param in leaves
     ])  # fmt: skip
+
+
+def initial_decay_offsets() -> Theta:
+    """Offsets with which `effective_decays` gives the initial decays."""
+    return {
+        field: jnp.zeros(initial.shape, jnp.float32)
+        for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
+    }
 
 
 def effective_decays(offsets: dict[str, jax.Array]) -> Decays:

@@ -83,6 +83,21 @@ def test_steps_do_not_depend_on_the_scale_of_gradients(factor):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-6), found, wanted)
 
 
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_tensor_without_gradients_only_decays(normalised):
+    """Frozen tensors; and under muP hidden weights in the first step, where the output layer is zero."""
+    optimizer = mulo.DirectionFC(normalised=normalised, weight_decay=0.5, schedule="constant")
+    theta = optimizer.init_theta(jax.random.key(0))
+    update = jax.jit(lambda grads, state: optimizer.update(theta, state, grads, PARAMS, None, None))
+    updates, state = update({**GRADS, "w": jnp.zeros((3, 4))}, optimizer.init(theta, PARAMS, 10))
+    np.testing.assert_allclose(updates["w"], -0.05 * PARAMS["w"], rtol=1e-6)
+    assert rms(updates["b"]) > 0
+    updates, state = update(GRADS, state)
+    assert rms(updates["w"] + 0.05 * PARAMS["w"]) > 1e-3
+    updates, _ = update({**GRADS, "w": jnp.zeros((3, 4))}, state)  # momentum goes on
+    assert rms(updates["w"] + 0.05 * PARAMS["w"]) > 1e-3
+
+
 def test_without_normalisation_the_size_is_that_of_the_network():
     optimizer = mulo.DirectionFC(normalised=False, schedule="constant", hidden_size=2)
     theta = direction_fc_golden_theta(optimizer)
