@@ -84,6 +84,18 @@ def build_tasks(names: Iterable[str], parametrization: str) -> dict[str, Task]:
     return tasks
 
 
+def judged_source(config: MetaTrainConfig, source: Any) -> tuple[Any, bool]:
+    """Where a task's batches come from, and whether theta is judged by the loss on its validation split.
+
+    If so, that split is a part of what is the training split elsewhere: a theta, and the choice of one,
+    leaves the examples unseen that evaluations take validation losses on.
+    """
+    judge_held_out = config.meta_objective == "validation_loss"
+    if judge_held_out and isinstance(source, Source):
+        source = hold_out(source)
+    return source, judge_held_out
+
+
 def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
     """What the slots of each task run, by task name.
 
@@ -94,10 +106,7 @@ def build_programs(config: MetaTrainConfig) -> dict[str, CompiledProgram]:
     optimizer = build_optimizer(config)
     weights = dict(zip(config.tasks, config.relative_weights(), strict=True))
     for name, task in build_tasks(config.tasks, config.parametrization).items():
-        judge_held_out = config.meta_objective == "validation_loss"
-        source = task.source
-        if judge_held_out and isinstance(source, Source):
-            source = hold_out(source)
+        source, judge_held_out = judged_source(config, task.source)
         program = SlotProgram(
             loop=InnerLoop(
                 task=task,

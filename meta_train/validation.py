@@ -12,7 +12,7 @@ import optax
 from eval_tasks.task import Task
 from meta_train.config import MetaTrainConfig
 from meta_train.objectives import LOG_FLOOR, bound_losses
-from meta_train.programs import addressed_key, build_optimizer, build_tasks, compiler_options
+from meta_train.programs import addressed_key, build_optimizer, build_tasks, compiler_options, judged_source
 from mulo.optimizers.base import Theta
 
 
@@ -43,29 +43,33 @@ class Validator:
         Raises:
           InputError: a task's data are not there.
         """
-        self._tasks = build_tasks(config.validation_tasks, config.parametrization)
-        self._runs = {name: _make_runs(config, task) for name, task in self._tasks.items()}
+        tasks = build_tasks(config.validation_tasks, config.parametrization)
+        self._runs, self._sources = {}, {}
+        for name, task in tasks.items():
+            self._sources[name], judge_held_out = judged_source(config, task.source)
+            self._runs[name] = _make_runs(config, task, judge_held_out)
         self._keys = [
             jax.random.split(addressed_key(config.seed, "validation", index), config.validation_seeds)
-            for index in range(len(self._tasks))
+            for index in range(len(tasks))
         ]
 
     def __call__(self, theta: Theta) -> tuple[float, dict[str, float]]:
         """The score of theta, and the mean of L over seeds for each task."""
         final = {
-            name: np.asarray(runs(theta, self._tasks[name].source, keys), np.float64)
+            name: np.asarray(runs(theta, self._sources[name], keys), np.float64)
             for (name, runs), keys in zip(self._runs.items(), self._keys, strict=True)
         }
         score = np.mean([np.log(losses + LOG_FLOOR).mean() for losses in final.values()])
         return float(score), {name: float(losses.mean()) for name, losses in final.items()}
 
 
-def _make_runs(config: MetaTrainConfig, task: Task) -> Callable[[Theta, Any, jax.Array], jax.Array]:
+def _make_runs(
+    config: MetaTrainConfig, task: Task, judge_held_out: bool
+) -> Callable[[Theta, Any, jax.Array], jax.Array]:
     """Jitted: theta, source, keys [R] -> L of each run, [R], float32."""
     optimizer = build_optimizer(config)
     num_last = max(1, config.validation_steps // 10)
     bound = config.loss_bound * task.guessing_loss
-    judge_held_out = config.meta_objective == "validation_loss"
 
     def run(theta: Theta, source: Any, key: jax.Array) -> jax.Array:
         init_key, steps_key = jax.random.split(key)

@@ -4,8 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from eval_tasks.task import make_task
 from meta_train import validation
 from meta_train.config import MetaTrainConfig
 from mulo import SmallFC
@@ -43,3 +45,27 @@ def test_the_score_is_of_the_split_that_theta_is_judged_by(monkeypatch, meta_obj
     found, losses = validation.Validator(config)(SmallFC(hidden_size=2).init_theta(jax.random.key(0)))
     assert found == pytest.approx(math.log(score + 1e-4), abs=1e-5)
     assert losses == {"constant": pytest.approx(score)}
+
+
+def test_judging_by_held_out_loss_leaves_the_validation_split_unseen(monkeypatch):
+    """Of the data set, on which evaluations report; a part of the training split is held out instead."""
+    config = MetaTrainConfig(
+        tasks=("mlp-w4-d1_digits",),
+        meta_objective="validation_loss",
+        hidden_size=2,
+        validation_tasks=("mlp-w8-d1_digits",),
+        validation_steps=5,
+    )
+    seen = []
+
+    def run(theta, source, keys):
+        del theta
+        seen.append(source)
+        return np.ones(len(keys))
+
+    monkeypatch.setattr(validation, "_make_runs", lambda *_: run)
+    validation.Validator(config)(None)
+    whole = make_task("mlp-w4-d1_digits", "sp").source
+    assert seen[0].num_examples("train") + seen[0].num_examples("validation") == whole.num_examples("train")
+    images = [np.asarray(split.images) for split in (seen[0].validation, whole.train)]
+    np.testing.assert_array_equal(images[0], images[1][-len(images[0]) :])
