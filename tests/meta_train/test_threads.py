@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 from meta_train.config import MetaTrainConfig
 from meta_train.executors.local import LocalExecutor
@@ -21,6 +23,7 @@ for meta_step in range(3):
 """
 
 
+@pytest.mark.slow
 def test_meta_gradients_do_not_depend_on_the_number_of_threads():
     processes = [
         subprocess.Popen(
