@@ -1,0 +1,50 @@
+"""What recipes and thetas are chosen by is not what released optimizers are measured on."""
+
+import numpy as np
+import pytest
+
+from benchmarks.choose_recipe import TASKS, HeldOut, main, make_suite
+from eval_tasks.data import load_data
+from eval_tasks.results import read_results
+from eval_tasks.runs import ResultStore
+from eval_tasks.suites import SUITES
+from meta_train.presets import PRESETS
+
+SUITE_TASKS = {
+    str(series.point(value).task)
+    for sizes in SUITES.values()
+    for spec in sizes.values()
+    for series in spec.series
+    for value in series.values
+}
+
+
+@pytest.mark.parametrize("name", ["mulo-s", "lo-sp-s", "mulo-x"])
+def test_no_validation_task_of_a_released_recipe_is_of_a_suite(name):
+    assert "mlp-w512-d3_digits" in SUITE_TASKS
+    assert not SUITE_TASKS & set(PRESETS[name].validation_tasks)
+
+
+def test_no_task_of_the_choice_is_of_a_suite():
+    assert not SUITE_TASKS & set(TASKS)
+
+
+def test_the_validation_split_stays_unseen(tmp_path):
+    suite = make_suite(["mlp-w192-d4_digits"], num_seeds=1)
+    with ResultStore(tmp_path, print) as store:
+        held_out = HeldOut(suite, store, print).source(suite.series[0])
+    whole, images = load_data("digits"), np.asarray(held_out.validation.images)
+    np.testing.assert_array_equal(images, np.asarray(whole.train.images)[-len(images) :])
+    assert held_out.num_examples("train") + len(images) == whole.num_examples("train")
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_it_runs_optimizers_and_says_what_is_wrong_in_a_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(TASKS, "mlp-w4-d1_digits", (3, 8))
+    assert main(["adam-1e-3", "--tasks", "mlp-w4-d1_digits", "--num-seeds", "1", "--out", str(tmp_path)]) == 0
+    (row,) = read_results([tmp_path]).cells.values()
+    assert [record["num_steps"] for record in row["adam-1e-3"]] == [3]
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(["adam-1e-3", "--tasks", "mlp-w4_digits", "--out", str(tmp_path)])
+    assert "No task of the choice is called 'mlp-w4_digits'" in capsys.readouterr().err
