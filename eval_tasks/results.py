@@ -365,17 +365,33 @@ def _mixtures(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str
         places = [
             str(point)
             for point, row in cells.items()
-            if len({json.dumps(record[field], sort_keys=True) for runs in row.values() for record in runs})
-            > 1
+            if len({_comparable(record, field) for runs in row.values() for record in runs}) > 1
         ]
         if places:
             notes.append(f"Runs with different {words} are compared: {_listed('place', places)}.")
-    thetas = defaultdict(set)
+    thetas, codes = defaultdict(set), defaultdict(set)
     for row in cells.values():
         for label, runs in row.items():
             thetas[label].update(str(record["optimizer_config"].get("theta", "")) for record in runs)
-    mixed = [label for label, digests in thetas.items() if len(digests) > 1]
-    return [*notes, *(f"{label} stands for different thetas at different places." for label in mixed)]
+            whose = label if runs[0]["provenance"] else "the baselines"
+            codes[whose].update(str(record["software"].get("code", "")) for record in runs)
+    notes += [f"{label} stands for different thetas at different places." for label in _mixed(thetas)]
+    return [
+        *notes,
+        *(f"The runs of {whose} are of different versions of mulo's code." for whose in _mixed(codes)),
+    ]
+
+
+def _mixed(found: Mapping[str, set[str]]) -> list[str]:
+    return [label for label, values in found.items() if len(values) > 1]
+
+
+def _comparable(record: Record, field: str) -> str:
+    """A field as text. The digest of code is left out of the software: each optimizer has its own."""
+    value = record[field]
+    if field == "software":
+        value = {name: version for name, version in value.items() if name != "code"}
+    return json.dumps(value, sort_keys=True)
 
 
 _FEWEST = {"cpu": 3, "gpu": 5}

@@ -143,6 +143,29 @@ def test_what_was_not_run_alike_is_named(tmp_path):
     assert notes[1] == "Runs with different numbers of steps are compared: place mlp-d3_digits at width 32."
 
 
+def test_code_may_differ_between_optimizers_but_not_for_one_or_between_baselines(tmp_path):
+    def records(learned, *baselines):
+        software = [{"jax": "1", "code": code} for code in (learned, *baselines)]
+        names = ["mine", "adamw", "sgd"][: len(software)]
+        return [
+            make_record(
+                size="smoke",
+                num_seeds=1,
+                optimizer=name,
+                software=one,
+                provenance={"seed": 0} if name == "mine" else None,
+            )
+            for name, one in zip(names, software, strict=True)
+        ]
+
+    assert read_results([write(tmp_path / "a.jsonl", records("a", "b", "b"))]).notes == ()
+    (note,) = read_results([write(tmp_path / "b.jsonl", records("a", "b", "c"))]).notes
+    assert note == "The runs of the baselines are of different versions of mulo's code."
+    other = [dict(one, value=64) for one in records("d", "b")]
+    (note,) = read_results([write(tmp_path / "c.jsonl", [*records("a", "b"), *other])]).notes
+    assert note == "The runs of mine are of different versions of mulo's code."
+
+
 def test_a_label_that_stands_for_two_thetas_is_named(tmp_path):
     records = [
         make_record(size="smoke", num_seeds=1, value=value, optimizer_config={"theta": digest})
