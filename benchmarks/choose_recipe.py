@@ -27,6 +27,8 @@ TASKS: Mapping[str, tuple[int, int]] = {  # inner steps and batch size
     "mlp-w192-d4_digits": (500, 128),
     "mlp-w384-d2_cifar10-8": (500, 128),
     "mlp-w48-d8_cifar10-8": (500, 128),
+    "mlp-w48-d4_cifar10-8": (8000, 128),
+    "mlp-w48-d4_digits": (8000, 128),
 }
 
 

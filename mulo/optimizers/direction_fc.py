@@ -4,10 +4,10 @@ The parts are those of others, under muP: features that do not depend on the sca
 of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
 of a tensor p, of a run of T steps, is
 
-    -schedule(t / T) * (multiplier * step_mult * rate * direction / rms(direction) + (weight_decay / T) * p)
+    -schedule(t / T) * (size * multiplier * rate * direction / rms(direction) + (weight_decay / T) * p)
 
-with direction = MLP(features of each parameter), a learned `rate` for each of three kinds of tensors, and
-p only where its rank is 2 or more.
+with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), a learned `rate`
+for each of three kinds of tensors, and p only where its rank is 2 or more.
 """
 
 import dataclasses
@@ -36,6 +36,10 @@ INITIAL_RATES = {
     "vector": 1.0,  # of rank 0 or 1
 }
 
+FULL_STEPS = 1000.0
+"""The longest run with steps of full size. In a longer one steps of no common direction would move a weight
+further, by the root of the number of steps, up to where networks no longer train."""
+
 ADAM_INPUT = 6
 """Row of the first weights that reads the fastest momentum over the root of the second moment."""
 INITIAL_SHARE = 0.1
@@ -58,7 +62,8 @@ class DirectionFC(Configured):
 
     Args:
       hidden_size: units in each of the two hidden layers.
-      step_mult: root mean square of a step before its rate and multipliers, where the schedule is at 1.
+      step_mult: root mean square of a step before its rate and multipliers, where the schedule is at 1, in
+        runs of up to 1000 steps; in longer ones it is smaller by the root of their ratio.
       scale_free: features do not depend on the scale of a tensor's gradients; see `SmallFC`.
       normalised: divide the direction by its root mean square over the tensor.
       schedule: "linear" or "cosine", down to zero over the run, or "constant".
@@ -138,10 +143,11 @@ class DirectionFC(Configured):
         decays = effective_decays(theta["decays"])
         done = state.step.astype(jnp.float32) / state.num_steps
         factor = jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0)
+        size = self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps))
 
         def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
             accumulators = accumulate(decays, tensor.accumulators, bound_gradient(tensor.grad))
-            rate = multiplier * self.step_mult * _rate(theta["rates"], tensor.param.ndim, multiplier)
+            rate = multiplier * size * _rate(theta["rates"], tensor.param.ndim, multiplier)
             step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
             if tensor.param.ndim > 1:
                 step += (self.weight_decay / state.num_steps) * tensor.param

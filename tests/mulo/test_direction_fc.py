@@ -43,6 +43,17 @@ def test_steps_are_of_the_size_that_the_schedule_says_and_none_after_the_run(sch
         assert rms(updates["b"]) == pytest.approx(0.01 * factor, rel=1e-4, abs=1e-9)
 
 
+@pytest.mark.parametrize(("num_steps", "size"), [(10, 1.0), (1000, 1.0), (4000, 0.5), (100_000, 0.1)])
+def test_in_longer_runs_than_a_thousand_steps_are_smaller_and_decay_is_not(num_steps, size):
+    optimizer = mulo.DirectionFC(step_mult=0.01, schedule="constant")
+    theta = optimizer.init_theta(jax.random.key(0))
+    updates = updates_of(optimizer, theta, num_steps, 0)
+    assert rms(updates["w"]) == pytest.approx(0.01 * size, rel=1e-4)
+    decayed = updates_of(mulo.DirectionFC(schedule="constant", weight_decay=500.0), theta, num_steps, 0)
+    difference = np.asarray(decayed["w"] - updates["w"])
+    np.testing.assert_allclose(difference, -500.0 / num_steps * PARAMS["w"], rtol=1e-3, atol=1e-7)
+
+
 def test_it_begins_near_the_direction_of_adam():
     optimizer = mulo.DirectionFC(schedule="constant")
     updates = updates_of(optimizer, optimizer.init_theta(jax.random.key(0)), 100, 9)
