@@ -27,20 +27,18 @@ TASKS: Mapping[str, tuple[int, int]] = {  # inner steps and batch size
     "mlp-w192-d4_digits": (500, 128),
     "mlp-w384-d2_cifar10-8": (500, 128),
     "mlp-w48-d8_cifar10-8": (500, 128),
+    "convnet-w24-d2_digits": (200, 32),
+    "vit-w48-d2-h4_digits": (300, 32),
+    "transformer-w48-d1-h4_pydoc-16": (300, 16),
+    "rnn-w48-d2_pydoc-16": (300, 16),
     "mlp-w48-d4_cifar10-8": (8000, 128),
     "mlp-w48-d4_digits": (8000, 128),
 }
 
 
-class HeldOut(Evaluation):
-    """Leaves the validation split of a data set alone."""
-
-    def source(self, series: Series) -> Source:
-        """The training split, itself split."""
-        name = series.base.data_set
-        if name not in self._sources:
-            self._sources[name] = hold_out(load_data(name))
-        return self._sources[name]
+def load_held_out(name: str) -> Source:
+    """The training split of a data set, itself split; the validation split is left alone."""
+    return hold_out(load_data(name))
 
 
 def make_suite(tasks: Sequence[str], num_seeds: int) -> Suite:
@@ -75,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         suite = make_suite(arguments.tasks, arguments.num_seeds)
         contenders = make_contenders(arguments.optimizers)
         with ResultStore(arguments.out, notify=say) as store:
-            HeldOut(suite, store, progress).evaluate(contenders)
+            Evaluation(suite, store, progress, load=load_held_out).evaluate(contenders)
     except InputError as error:
         parser.error(str(error))
     return 0

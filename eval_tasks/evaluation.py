@@ -54,12 +54,18 @@ class Evaluation:
       store: of finished runs, read and added to.
       progress: told of every call.
       executor: runs what has not been run; by default in this process.
+      load: data of a name, with the splits that are trained on and validated on.
     """
 
     def __init__(
-        self, suite: Suite, store: ResultStore, progress: Progress, executor: Executor | None = None
+        self,
+        suite: Suite,
+        store: ResultStore,
+        progress: Progress,
+        executor: Executor | None = None,
+        load: Callable[[str], Source] = load_data,
     ):
-        self.suite, self.store, self.progress = suite, store, progress
+        self.suite, self.store, self.progress, self.load = suite, store, progress, load
         self.executor = LocalExecutor() if executor is None else executor
         self._sources: dict[str, Source] = {}
 
@@ -71,7 +77,7 @@ class Evaluation:
         """
         name = series.base.data_set
         if name not in self._sources:
-            self._sources[name] = load_data(name)
+            self._sources[name] = self.load(name)
         return self._sources[name]
 
     def evaluate(self, contenders: Sequence[Contender]) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from benchmarks.choose_recipe import TASKS, HeldOut, main, make_suite
+from benchmarks import choose_recipe
+from benchmarks.choose_recipe import TASKS, load_held_out, main
 from eval_tasks.data import load_data
+from eval_tasks.data.source import hold_out
 from eval_tasks.results import read_results
-from eval_tasks.runs import ResultStore
 from eval_tasks.suites import SUITES
 from meta_train.presets import PRESETS
 
@@ -29,11 +30,9 @@ def test_no_task_of_the_choice_is_of_a_suite():
     assert not SUITE_TASKS & set(TASKS)
 
 
-def test_the_validation_split_stays_unseen(tmp_path):
-    suite = make_suite(["mlp-w192-d4_digits"], num_seeds=1)
-    with ResultStore(tmp_path, print) as store:
-        held_out = HeldOut(suite, store, print).source(suite.series[0])
-    whole, images = load_data("digits"), np.asarray(held_out.validation.images)
+def test_the_validation_split_stays_unseen():
+    whole, held_out = load_data("digits"), load_held_out("digits")
+    images = np.asarray(held_out.validation.images)
     np.testing.assert_array_equal(images, np.asarray(whole.train.images)[-len(images) :])
     assert held_out.num_examples("train") + len(images) == whole.num_examples("train")
 
@@ -41,9 +40,12 @@ def test_the_validation_split_stays_unseen(tmp_path):
 @pytest.mark.usefixtures("standard_promotion")
 def test_it_runs_optimizers_and_says_what_is_wrong_in_a_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(TASKS, "mlp-w4-d1_digits", (3, 8))
+    held_out = []
+    monkeypatch.setattr(choose_recipe, "hold_out", lambda source: held_out.append(source) or hold_out(source))
     assert main(["adam-1e-3", "--tasks", "mlp-w4-d1_digits", "--num-seeds", "1", "--out", str(tmp_path)]) == 0
     (row,) = read_results([tmp_path]).cells.values()
     assert [record["num_steps"] for record in row["adam-1e-3"]] == [3]
+    assert len(held_out) == 1
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(["adam-1e-3", "--tasks", "mlp-w4_digits", "--out", str(tmp_path)])
