@@ -49,7 +49,7 @@ OWN_FIELDS: Mapping[str, Mapping[str, Any]] = {
 
 _DEFAULTS = {**OWN_FIELDS, "small_fc": {**OWN_FIELDS["small_fc"], "step_mult": 0.01}}  # as muLO has it
 
-_CAME_LATER = {"inner_max_global_norm": 0.0, "trained_part": ALL, "initial_theta": ""}
+_CAME_LATER = {"inner_max_global_norm": 0.0, "trained_part": ALL, "initial_theta": "", "decay_steps": 0.0}
 """Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
 
@@ -114,6 +114,7 @@ class MetaTrainConfig:
         "learned_rate", "its schedule counts; off in the first of its authors' two phases"
     )
     inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
+    decay_steps: float | None = _own_field("decay_steps", "inner runs shorter than this decay less")
     newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
     normalised: bool | None = _own_field(
         "normalised", "its directions have root mean square 1 in each tensor"

@@ -4,10 +4,11 @@ The parts are those of others, under muP: features that do not depend on the sca
 of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
 of a tensor p, of a run of T steps, is
 
-    -schedule(t / T) * (size * multiplier * rate * direction / rms(direction) + (weight_decay / T) * p)
+    -schedule(t / T) * (size * multiplier * rate * direction / rms(direction) + decay * p)
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), a learned `rate`
-for each of three kinds of tensors, and p only where its rank is 2 or more.
+for each of three kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is
+2 or more.
 """
 
 import dataclasses
@@ -69,6 +70,7 @@ class DirectionFC(Configured):
       schedule: "linear" or "cosine", down to zero over the run, or "constant".
       weight_decay: by how much all steps together shrink matrices, as the exponent of a constant schedule:
         1 leaves exp(-1) of a weight that gets no other steps.
+      decay_steps: runs shorter than this shrink them less, in proportion; as much in each step.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -88,6 +90,7 @@ class DirectionFC(Configured):
     normalised: bool = True
     schedule: str = "linear"
     weight_decay: float = 0.0
+    decay_steps: float = 0.0
 
     def __post_init__(self):
         """Refuses what cannot be built."""
@@ -144,13 +147,14 @@ class DirectionFC(Configured):
         done = state.step.astype(jnp.float32) / state.num_steps
         factor = jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0)
         size = self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps))
+        decay = self.weight_decay / jnp.maximum(self.decay_steps, state.num_steps)
 
         def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
             accumulators = accumulate(decays, tensor.accumulators, bound_gradient(tensor.grad))
             rate = multiplier * size * _rate(theta["rates"], tensor.param.ndim, multiplier)
             step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
             if tensor.param.ndim > 1:
-                step += (self.weight_decay / state.num_steps) * tensor.param
+                step += decay * tensor.param
             return -factor * step, accumulators
 
         results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params))

@@ -71,6 +71,16 @@ def test_weights_of_rank_two_decay_by_the_share_of_the_run():
     assert_trees_equal(with_decay["b"], without["b"])
 
 
+@pytest.mark.parametrize(("num_steps", "total"), [(100, 0.4), (1000, 4.0), (4000, 4.0)])
+def test_short_runs_decay_in_proportion_where_decay_steps_says_so(num_steps, total):
+    plain = mulo.DirectionFC(schedule="constant")
+    decayed = mulo.DirectionFC(schedule="constant", weight_decay=4.0, decay_steps=1000.0)
+    theta = plain.init_theta(jax.random.key(0))
+    without, with_decay = (updates_of(optimizer, theta, num_steps, 0) for optimizer in (plain, decayed))
+    wanted = -total / num_steps * PARAMS["w"]
+    np.testing.assert_allclose(with_decay["w"] - without["w"], wanted, rtol=1e-3, atol=1e-7)
+
+
 def test_each_kind_of_tensor_has_its_rate():
     params = {"hidden": jnp.ones((8, 8)), "in": jnp.ones((3, 8)), "vector": jnp.ones(8)}
     grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
