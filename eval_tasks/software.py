@@ -21,6 +21,7 @@ _FILES = (
     "mulo/optimizers/schedules.py",
 )
 _LEARNED = "mulo.optimizers."
+_TABLES = "mulo.optimizers.descriptions"  # of what there is; decides no number
 
 
 @functools.cache
@@ -40,13 +41,17 @@ def software_versions(optimizer_module: str = "") -> Mapping[str, str]:
     return found
 
 
+def _decides(name: str) -> bool:
+    return name.startswith(_LEARNED) and name != _TABLES
+
+
 def _code_digest(optimizer_module: str) -> str:
     """Of the modules that decide a run's result, without comments, docstrings and layout."""
     root = Path(__file__).parent.parent
     files = [file for folder in _FOLDERS for file in sorted((root / folder).glob("*.py"))]
     files += [root / name for name in _FILES]
     contents = [file.read_bytes() for file in files]
-    learned = imported_sources(root, optimizer_module, lambda name: name.startswith(_LEARNED))
+    learned = imported_sources(root, optimizer_module, _decides)
     contents += [content for _, content in sorted(learned.items())]
     digest = hashlib.sha256()
     for content in contents:

@@ -53,6 +53,7 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "normalised": True,
         "schedule": "linear",
         "weight_decay": 0.0,
+        "decay_steps": 0.0,
     },
 }
 """The fields of each class with their defaults."""

@@ -32,6 +32,7 @@ def digests(tmp_path, monkeypatch):
         ("mulo/optimizers/velo.py", (False, False, True)),  # whose steps Celo has
         ("mulo/optimizers/_features.py", (False, True, True)),
         ("mulo/optimizers/celo2.py", (False, False, False)),
+        ("mulo/optimizers/descriptions.py", (False, False, False)),
         ("mulo/mup/rules.py", (True, True, True)),
         ("eval_tasks/baselines.py", (True, True, True)),
         ("eval_tasks/models/mlp.py", (True, True, True)),
