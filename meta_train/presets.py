@@ -87,7 +87,6 @@ _MULO_X = MetaTrainConfig(
         "mlp-w96-d3_digits",
         "mlp-w48-d8_cifar10-8",
         "autoencoder-w48-d3_cifar10-8",
-        "convnet-w16-d3_cifar10-8",
         "transformer-w64-d2-h4_pydoc-16",
         "rnn-w64-d1_pydoc-16",
     ),

@@ -7,6 +7,7 @@ from benchmarks import choose_recipe
 from benchmarks.choose_recipe import TASKS, load_held_out, main
 from eval_tasks.data import load_data
 from eval_tasks.data.source import hold_out
+from eval_tasks.names import parse_task_name
 from eval_tasks.results import read_results
 from eval_tasks.suites import SUITES
 from meta_train.presets import PRESETS
@@ -28,6 +29,19 @@ def test_no_validation_task_of_a_released_recipe_is_of_a_suite(name):
 
 def test_no_task_of_the_choice_is_of_a_suite():
     assert not SUITE_TASKS & set(TASKS)
+
+
+@pytest.mark.parametrize("name", ["mulo-s", "lo-sp-s", "mulo-x"])
+def test_nor_has_a_kind_of_model_the_width_that_it_has_in_a_suite_that_results_are_of(name):
+    measured = {
+        (series.base.model, value if series.axis == "width" else series.base.width)
+        for sizes in SUITES.values()
+        for series in sizes["cpu"].series
+        for value in series.values
+    }
+    assert ("convnet", 16) in measured
+    chosen = map(parse_task_name, [*PRESETS[name].validation_tasks, *TASKS])
+    assert not measured & {(task.model, task.width) for task in chosen}
 
 
 def test_the_validation_split_stays_unseen():
