@@ -236,7 +236,7 @@ class MetaTrainConfig:
         """The same with other fields.
 
         With another learned optimizer, what is its own is as by default where the changes do not say: its
-        fields, the part that is trained, and the theta to begin with.
+        fields, the part that is trained, and the theta to begin with. With other tasks so are their weights.
 
         >>> MetaTrainConfig(hidden_size=16).replace(optimizer="muvelo", step_mult=0.01).hidden_size
         4
@@ -244,6 +244,8 @@ class MetaTrainConfig:
         if changes.get("optimizer", self.optimizer) != self.optimizer:
             own = [field.name for field in dataclasses.fields(self) if "kind" in field.metadata]
             changes = {**dict.fromkeys(own), "trained_part": ALL, "initial_theta": "", **changes}
+        if changes.get("tasks", self.tasks) != self.tasks:
+            changes = {"task_weights": (), **changes}
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:

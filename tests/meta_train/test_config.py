@@ -137,3 +137,11 @@ def test_weights_are_relative_to_their_mean():
     config = dataclasses.replace(PRESETS["quick"], task_weights=(1.0, 1.0, 4.0))
     assert config.relative_weights() == (0.5, 0.5, 2.0)
     assert PRESETS["quick"].relative_weights() == (1.0, 1.0, 1.0)
+
+
+def test_with_other_tasks_the_weights_of_before_are_left_out():
+    preset = PRESETS["mulo-x"]
+    assert len(preset.task_weights) == len(preset.tasks)
+    assert preset.replace(tasks=("mlp-w8-d1_digits",)).task_weights == ()
+    assert preset.replace(seed=1).task_weights == preset.task_weights
+    assert preset.replace(tasks=("mlp-w8-d1_digits",), task_weights=(2.0,)).task_weights == (2.0,)

@@ -51,9 +51,7 @@ def trace(config):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_truncation_of_every_preset_can_be_traced(name):
     # On digits: the data of the papers are not there.
-    config = PRESETS[name].replace(
-        tasks=(TASK,), task_weights=(), validation_tasks=(), batch_size=2, initial_theta=""
-    )
+    config = PRESETS[name].replace(tasks=(TASK,), validation_tasks=(), batch_size=2, initial_theta="")
     theta, state, (gradient, after, _) = trace(config)
     assert gradient == theta and after == state
 
