@@ -31,6 +31,8 @@ TASKS: Mapping[str, tuple[int, int]] = {  # inner steps and batch size
     "vit-w48-d2-h4_digits": (300, 32),
     "transformer-w48-d1-h4_pydoc-16": (300, 16),
     "rnn-w48-d2_pydoc-16": (300, 16),
+    "rnn-w96-d2_pydoc-16": (300, 16),
+    "autoencoder-w192-d3_cifar10-8": (500, 64),
     "mlp-w48-d4_cifar10-8": (8000, 128),
     "mlp-w48-d4_digits": (8000, 128),
 }
