@@ -12,6 +12,7 @@ benchmarks/results/zero-shot; the rest may be left out.
 """
 
 import argparse
+import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from eval_tasks.report.tables import (
     series_tables,
     winner_table,
 )
-from eval_tasks.results import Results, read_results
+from eval_tasks.results import read_results
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -67,7 +68,7 @@ def _table_text(description: str) -> str:
         lookup(dict.fromkeys(("table", "of", "reference", "optimizers", "columns")), key, "word of a table")
     kind = asked["table"]
     lookup({**_SERIES, **_OTHERS}, kind, "table")
-    parts = measure(_read(asked.get("of", "")), asked.get("reference"))
+    parts = _measure(RESULTS, asked.get("of", ""), asked.get("reference"))
     if len(parts) != 1:
         titles = ", ".join(part.title for part in parts)
         raise InputError(f"{description}: its results are of several suites ({titles}); wanted one.")
@@ -83,11 +84,12 @@ def _learned_first(table: Table, part: Part) -> Table:
     return table._replace(rows=sorted(table.rows, key=lambda row: row[0].text not in learned))
 
 
-def _read(name: str) -> Results:
-    files = sorted((RESULTS / name).glob("*.jsonl"))
+@functools.cache  # several tables show the same results, and their intervals take seconds
+def _measure(folder: Path, name: str, reference: str | None) -> Sequence[Part]:
+    files = sorted((folder / name).glob("*.jsonl"))
     if not name or not files:
-        raise InputError(f"{RESULTS / name} has no results; wanted a folder of them after 'of:'.")
-    return read_results(files)
+        raise InputError(f"{folder / name} has no results; wanted a folder of them after 'of:'.")
+    return measure(read_results(files), reference)
 
 
 def _of_series(part: Part, words: str) -> Iterator[Table]:
