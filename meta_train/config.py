@@ -49,7 +49,14 @@ OWN_FIELDS: Mapping[str, Mapping[str, Any]] = {
 
 _DEFAULTS = {**OWN_FIELDS, "small_fc": {**OWN_FIELDS["small_fc"], "step_mult": 0.01}}  # as muLO has it
 
-_CAME_LATER = {"inner_max_global_norm": 0.0, "trained_part": ALL, "initial_theta": "", "decay_steps": 0.0}
+_CAME_LATER = {
+    "inner_max_global_norm": 0.0,
+    "trained_part": ALL,
+    "initial_theta": "",
+    "decay_steps": 0.0,
+    "growth": 0.0,
+    "overshoot": 0.2,
+}
 """Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
 
@@ -115,6 +122,10 @@ class MetaTrainConfig:
     )
     inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
     decay_steps: float | None = _own_field("decay_steps", "inner runs shorter than this decay less")
+    growth: float | None = _own_field(
+        "growth", "how readily steps of a tensor grow while its gradients agree; 0 = never"
+    )
+    overshoot: float | None = _own_field("overshoot", "how far below 0 that agreement may be")
     newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
     normalised: bool | None = _own_field(
         "normalised", "its directions have root mean square 1 in each tensor"

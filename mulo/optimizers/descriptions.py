@@ -54,6 +54,8 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "schedule": "linear",
         "weight_decay": 0.0,
         "decay_steps": 0.0,
+        "growth": 0.0,
+        "overshoot": 0.2,
     },
 }
 """The fields of each class with their defaults."""

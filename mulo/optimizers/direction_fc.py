@@ -4,11 +4,11 @@ The parts are those of others, under muP: features that do not depend on the sca
 of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
 of a tensor p, of a run of T steps, is
 
-    -schedule(t / T) * (size * multiplier * rate * direction / rms(direction) + decay * p)
+    -schedule(t / T) * (size * multiplier * rate * grown * direction / rms(direction) + decay * p)
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), a learned `rate`
 for each of three kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is
-2 or more.
+2 or more. `grown` is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`).
 """
 
 import dataclasses
@@ -22,12 +22,26 @@ from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.errors import InputError
 from mulo.names import lookup
-from mulo.optimizers._accumulators import Accumulators, accumulate, bound_gradient, init_accumulators
+from mulo.optimizers._accumulators import (
+    Accumulators,
+    Decays,
+    accumulate,
+    bound_gradient,
+    init_accumulators,
+)
 from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
 from mulo.optimizers._fields import Configured
+from mulo.optimizers._growth import MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._schedule import missing_num_steps
-from mulo.optimizers._tensors import Tensor, flat_multipliers, map_tensors, put_together, take_apart
+from mulo.optimizers._tensors import (
+    Tensor,
+    count_tensors,
+    flat_multipliers,
+    map_tensors,
+    put_together,
+    take_apart,
+)
 from mulo.optimizers.schedules import SCHEDULES
 from mulo.optimizers.small_fc import effective_decays, initial_decay_offsets
 
@@ -48,11 +62,22 @@ INITIAL_SHARE = 0.1
 
 
 class DirectionFCState(NamedTuple):
-    """What is kept between steps; four numbers a parameter and the factored vectors."""
+    """What is kept between steps; four numbers a parameter, the factored vectors and one number a tensor."""
 
     step: jax.Array  # [], int32: updates made
     num_steps: jax.Array  # [], float32: that the run will have
     accumulators: Accumulators  # trees shaped like the parameters, float32
+    log_growth: jax.Array  # [N], float32: of the steps of each leaf that has entries, within 0 and 2
+
+
+class _Amounts(NamedTuple):
+    """Of one step, all [], float32."""
+
+    schedule: jax.Array
+    size: jax.Array  # root mean square of a step before its rate, multiplier and growth
+    decay: jax.Array  # share of a matrix that is taken off
+    growth: jax.Array  # of the logarithm of a tensor's steps, for an agreement that is 1 too high
+    made: jax.Array  # see `agreement`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +96,11 @@ class DirectionFC(Configured):
       weight_decay: by how much all steps together shrink matrices, as the exponent of a constant schedule:
         1 leaves exp(-1) of a weight that gets no other steps.
       decay_steps: runs shorter than this shrink them less, in proportion; as much in each step.
+      growth: how readily steps of a tensor grow in the first half of a run, up to 7.4 times: over it by the
+        exponential of a quarter of this where all gradients agree, sooner in runs of more than 1000 steps. 0
+        for never.
+      overshoot: how far below 0 the agreement of gradients with the momentum before them may be for steps
+        to grow; below that, steps that have grown become smaller again, to no less than they began with.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -91,6 +121,8 @@ class DirectionFC(Configured):
     schedule: str = "linear"
     weight_decay: float = 0.0
     decay_steps: float = 0.0
+    growth: float = 0.0
+    overshoot: float = 0.2
 
     def __post_init__(self):
         """Refuses what cannot be built."""
@@ -125,6 +157,7 @@ class DirectionFC(Configured):
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
             accumulators=init_accumulators(params),
+            log_growth=jnp.zeros(count_tensors(params), jnp.float32),
         )
 
     def update(
@@ -144,23 +177,43 @@ class DirectionFC(Configured):
         del loss
         tensors = take_apart(state.accumulators, grads, params)
         decays = effective_decays(theta["decays"])
-        done = state.step.astype(jnp.float32) / state.num_steps
-        factor = jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0)
-        size = self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps))
-        decay = self.weight_decay / jnp.maximum(self.decay_steps, state.num_steps)
+        amounts = self._amounts(state, decays)
 
-        def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
-            accumulators = accumulate(decays, tensor.accumulators, bound_gradient(tensor.grad))
-            rate = multiplier * size * _rate(theta["rates"], tensor.param.ndim, multiplier)
+        def update_tensor(
+            tensor: Tensor, multiplier: jax.Array, log_growth: jax.Array
+        ) -> tuple[jax.Array, Accumulators, jax.Array]:
+            grad = bound_gradient(tensor.grad)
+            accumulators = accumulate(decays, tensor.accumulators, grad)
+            rate = multiplier * amounts.size * _rate(theta["rates"], tensor.param.ndim, multiplier)
+            if self.growth:
+                agreed = agreement(tensor.accumulators, accumulators, grad, amounts.made)
+                log_growth = grow(log_growth, agreed + self.overshoot, amounts.growth)
+                rate *= jnp.exp(log_growth)
             step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
             if tensor.param.ndim > 1:
-                step += decay * tensor.param
-            return -factor * step, accumulators
+                step += amounts.decay * tensor.param
+            return -amounts.schedule * step, accumulators, log_growth
 
-        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params))
-        updates, accumulators = put_together(results, state.accumulators, params)
+        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params), state.log_growth)
+        updates, accumulators = put_together([row[:2] for row in results], state.accumulators, params)
         return updates, DirectionFCState(
-            step=optax.safe_increment(state.step), num_steps=state.num_steps, accumulators=accumulators
+            step=optax.safe_increment(state.step),
+            num_steps=state.num_steps,
+            accumulators=accumulators,
+            log_growth=jnp.stack([row[2] for row in results]) if results else state.log_growth,
+        )
+
+    def _amounts(self, state: DirectionFCState, decays: Decays) -> "_Amounts":
+        """What is the same for all tensors in the step that comes next."""
+        done = state.step.astype(jnp.float32) / state.num_steps
+        return _Amounts(
+            schedule=jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0),
+            size=self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps)),
+            decay=self.weight_decay / jnp.maximum(self.decay_steps, state.num_steps),
+            growth=self.growth
+            * jnp.maximum(0.0, 1.0 - 2.0 * done)
+            / jnp.minimum(FULL_STEPS, state.num_steps),
+            made=1.0 - decays.momentum[MOMENTUM] ** state.step.astype(jnp.float32),
         )
 
     def _direction(self, mlp: Theta, tensor: Tensor) -> jax.Array:

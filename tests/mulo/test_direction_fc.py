@@ -93,9 +93,45 @@ def test_each_kind_of_tensor_has_its_rate():
     assert sizes == pytest.approx({"hidden": 0.125 * 32 * 2, "in": 3.0, "vector": 5.0}, rel=1e-3)
 
 
-@pytest.mark.parametrize("factor", [1e-7, 1e5])
-def test_steps_do_not_depend_on_the_scale_of_gradients(factor):
-    optimizer = mulo.DirectionFC()
+def sizes_of_steps(optimizer, signs, num_steps):
+    """Root mean square of each step where gradients are GRADS times these signs, over its size at first."""
+    theta = optimizer.init_theta(jax.random.key(0))
+    update = jax.jit(lambda grads, state: optimizer.update(theta, state, grads, PARAMS, None, None))
+    state, sizes = optimizer.init(theta, PARAMS, num_steps), []
+    for sign in signs:
+        updates, state = update(jax.tree.map(lambda g, sign=sign: sign * g, GRADS), state)
+        sizes.append(rms(updates["w"]) / optimizer.step_mult)
+    return np.array(sizes)
+
+
+@pytest.mark.parametrize(("overshoot", "growth"), [(0.0, 8.0), (0.5, 4.0), (0.2, 20.0)])
+def test_steps_grow_while_gradients_agree_for_half_of_the_run_and_to_a_bound(overshoot, growth):
+    optimizer = mulo.DirectionFC(schedule="constant", growth=growth, overshoot=overshoot)
+    found = sizes_of_steps(optimizer, [1] * 20, 20)
+    # The first gradient has no momentum before it; all after it agree by 1.
+    changes = [0.0] + [growth * max(0.0, 1 - 2 * t / 20) / 20 * (1 + overshoot) for t in range(1, 20)]
+    np.testing.assert_allclose(found, np.exp(np.minimum(np.cumsum(changes), 2.0)), rtol=1e-3)
+    assert (found[-1] > 7) == (growth == 20.0)
+
+
+def test_in_longer_runs_than_a_thousand_steps_they_grow_as_readily_in_each_step():
+    optimizer = mulo.DirectionFC(schedule="constant", growth=100.0, overshoot=0.0)
+    for num_steps in (1000, 4000):
+        first, second = sizes_of_steps(optimizer, [1, 1], num_steps)
+        assert second / first == pytest.approx(np.exp(0.1 * (1 - 2 / num_steps)), rel=1e-4)
+
+
+def test_steps_that_have_grown_become_smaller_where_gradients_turn_around_and_no_smaller_than_at_first():
+    optimizer = mulo.DirectionFC(schedule="constant", growth=20.0, overshoot=0.0)
+    found = sizes_of_steps(optimizer, [1, 1, 1, 1, *[-1, 1] * 10], 48)
+    assert found[3] > 2
+    assert found[4] < found[3]
+    assert found.min() == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("factor", "growth"), [(1e-7, 0.0), (1e5, 0.0), (1e-7, 20.0), (1e5, 20.0)])
+def test_steps_do_not_depend_on_the_scale_of_gradients(factor, growth):
+    optimizer = mulo.DirectionFC(growth=growth)
     theta = optimizer.init_theta(jax.random.key(1))
     scaled = jax.tree.map(lambda g: factor * g, GRADS)
     for made in (0, 3):
