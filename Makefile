@@ -11,7 +11,7 @@ help:
 	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
 	@echo "make test       run the tests"
 	@echo "make test-faults  run the tests that kill processes of whole runs"
-	@echo "make test-slow  run the tests that take minutes each"
+	@echo "make test-slow  run the tests that take minutes each, and those of numbers as users compile"
 	@echo "make test-browser  run the tests of the report in Chromium (needs chromium)"
 	@echo "make lint       run ruff"
 	@echo "make clean      remove $(VENV)"
@@ -35,9 +35,9 @@ test: $(READY)
 test-faults: $(READY)
 	$(BIN)/python -m pytest -m fault
 
-# The tests marked slow.
+# The tests marked slow, and those marked optimized once more, compiled as for users: see tests/conftest.py.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	XLA_FLAGS= $(BIN)/python -m pytest -m 'slow or optimized'
 
 # The tests marked browser, which need Debian's chromium or another one: CHROMIUM=path.
 test-browser: $(READY)

@@ -13,6 +13,8 @@ from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
 from tests.conformance.conftest import loss_of, make_step, run
 from tests.descriptors import ROW_OF_EACH_NORMALISATION
 
+pytestmark = pytest.mark.optimized
+
 each_normalisation = pytest.mark.parametrize(
     "row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name, indirect=True
 )

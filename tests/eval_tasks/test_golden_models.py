@@ -15,6 +15,8 @@ from eval_tasks.models.transformer import Transformer
 from eval_tasks.models.vit import ViT
 from mulo.mup import infer
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "mup_models.npz"
 MULTIPLIERS = {"input_multiplier": 2.0, "output_multiplier": 3.0}
 HIDDEN_LR_MULTIPLIER = 0.5  # of the recorded run, on hidden weights; 1 here

@@ -14,6 +14,8 @@ from meta_train.schedules import first_steps
 from meta_train.slot import SlotKeys, advance, reset
 from tests.meta_train.quadratic import empty_source, load_trace, make_program
 
+pytestmark = pytest.mark.optimized
+
 LEAVES = ("log_lr", "one_minus_momentum")
 
 

@@ -9,6 +9,8 @@ from mulo import conformance
 from mulo.conformance.comparing import compare, report
 from tests.mulo.released_files import shared_trace_path
 
+pytestmark = pytest.mark.optimized
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3"]
 QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_row", "acc_last/fac_col"]

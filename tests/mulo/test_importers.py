@@ -254,6 +254,7 @@ def test_the_torch_file_is_as_large_as_the_released_one():
     assert len(safetensors_bytes(mulo_arrays(hidden=32))) == 10_096  # model.safetensors in btherien/mulo
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize("kind", ["celo", "celo_adam"])
 def test_the_released_weights(kind, tmp_path):
     trace = shared_trace(f"{kind}_pretrained.npz")

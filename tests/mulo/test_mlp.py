@@ -9,6 +9,8 @@ from mulo.optimizers import _features, _mlp
 from mulo.optimizers._accumulators import Accumulators, init_accumulators
 from mulo.optimizers._features import SMALL_FC_FEATURES, VELO_FEATURES, make_ingredients
 
+pytestmark = pytest.mark.optimized
+
 FEATURES = {"small_fc": SMALL_FC_FEATURES, "velo": VELO_FEATURES}
 SHAPES = [(1,), (13,), (7, 5), (5, 7), (6, 6), (3, 11, 2), (3, 3, 4, 9), (9, 1)]
 CASES = [*(("small_fc", shape) for shape in SHAPES), ("velo", (13,)), ("velo", (7, 5))]

@@ -11,6 +11,8 @@ from mulo.mup import Leaf, Role, in_mup_form, scale_by_mup
 from tests.closeness import assert_trees_close, assert_trees_equal
 from tests.descriptors import SMALL_FC_H4
 
+pytestmark = pytest.mark.optimized
+
 HEADS, INPUTS, OUTPUTS, NUM_STEPS = 3, 5, 2, 8
 BATCH = jax.random.normal(jax.random.key(0), (6, 4, INPUTS))
 TARGETS = jnp.sin(BATCH[..., :OUTPUTS] * 2)
