@@ -13,13 +13,19 @@ PARAMS = {"b": jnp.ones(5), "w": jnp.linspace(0.5, 2.0, 12).reshape(3, 4)}
 GRADS = {"b": jnp.arange(1.0, 6.0), "w": jnp.linspace(-1.0, 3.0, 12).reshape(3, 4)}
 
 
-def updates_of(optimizer, theta, num_steps, made, params=PARAMS, grads=GRADS, mup=None):
-    """The updates of step `made` (0 is the first) where every gradient is the same."""
+def all_updates(optimizer, theta, num_steps, count, params=PARAMS, grads=GRADS, mup=None):
+    """The updates of the first `count` steps where every gradient is the same."""
     update = jax.jit(lambda state: optimizer.update(theta, state, grads, params, None, mup))
-    state = optimizer.init(theta, params, num_steps)
-    for _ in range(made):
-        _, state = update(state)
-    return update(state)[0]
+    state, made = optimizer.init(theta, params, num_steps), []
+    for _ in range(count):
+        updates, state = update(state)
+        made.append(updates)
+    return made
+
+
+def updates_of(optimizer, theta, num_steps, made, *inputs, **named):
+    """The updates of step `made`; 0 is the first."""
+    return all_updates(optimizer, theta, num_steps, made + 1, *inputs, **named)[made]
 
 
 def rms(x):
@@ -37,8 +43,7 @@ def rms(x):
 def test_steps_are_of_the_size_that_the_schedule_says_and_none_after_the_run(schedule, factors):
     optimizer = mulo.DirectionFC(step_mult=0.01, schedule=schedule)
     theta = optimizer.init_theta(jax.random.key(3))
-    for made, factor in enumerate(factors):
-        updates = updates_of(optimizer, theta, 4, made)
+    for updates, factor in zip(all_updates(optimizer, theta, 4, len(factors)), factors, strict=True):
         assert rms(updates["w"]) == pytest.approx(0.01 * factor, rel=1e-4, abs=1e-9)
         assert rms(updates["b"]) == pytest.approx(0.01 * factor, rel=1e-4, abs=1e-9)
 
@@ -170,7 +175,7 @@ def test_the_length_of_the_run_is_asked_for_and_the_loss_is_not():
     with pytest.raises(mulo.InputError, match=r"needs num_steps, the number of updates"):
         checkpoint.optimizer.init(checkpoint.theta, PARAMS, None)
     tx = mulo.optimizer(checkpoint, num_steps=10)
-    updates, _ = tx.update(GRADS, tx.init(PARAMS), PARAMS)
+    updates, _ = jax.jit(tx.update)(GRADS, tx.init(PARAMS), PARAMS)
     assert rms(updates["w"]) > 0
 
 
