@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 import mulo
 from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
 from tests.conformance.conftest import loss_of, make_step, run
-from tests.descriptors import ROW_OF_EACH_NORMALISATION
+from tests.descriptors import ROW_OF_EACH_NORMALISATION, ROW_OF_EACH_STATE, ROWS
 
 pytestmark = pytest.mark.optimized
 
@@ -19,6 +19,14 @@ each_normalisation = pytest.mark.parametrize(
     "row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name, indirect=True
 )
 """For what sums over a tensor, memory and narrow dtypes may break."""
+
+each_state = pytest.mark.parametrize(
+    "row",
+    [pytest.param(row, marks=() if row in ROW_OF_EACH_STATE else pytest.mark.slow) for row in ROWS],
+    ids=lambda row: row.name,
+    indirect=True,
+)
+"""For what knows no more of an optimizer than its state: one row for all that have the same kind."""
 
 
 def apply_with_loss(optimizer_state, grads):
@@ -135,6 +143,7 @@ def test_two_line_form_gives_the_same_bits(row, checkpoint, tx, params, grads):
     assert both._cache_size() == 1
 
 
+@each_state
 def test_two_line_form_survives_flax_serialization(row, checkpoint, params, grads):
     step = jax.jit(apply_with_loss)
     fresh = mulo.init(params, checkpoint, num_steps=row.num_steps)
@@ -143,6 +152,7 @@ def test_two_line_form_survives_flax_serialization(row, checkpoint, params, grad
     assert_trees_equal(step(restored, grads[1]), step(saved, grads[1]))
 
 
+@each_state
 def test_two_line_form_donated(row, checkpoint, params, grads):
     optimizer_state = mulo.init(params, checkpoint, num_steps=row.num_steps)
     donated = jax.tree.leaves(optimizer_state)

@@ -52,8 +52,9 @@ def test_celo_agrees_with_the_reference(name, num_arrays, capsys):
 
 
 def test_a_difference_in_celo2_is_found(tmp_path, capsys):
+    left_out = ("conv/w", "tall/w", "scale")  # quicker to replay
     with np.load(GOLDEN / "celo2_random.npz") as recorded:
-        arrays = {key: recorded[key] for key in recorded.files}
+        arrays = {key: recorded[key] for key in recorded.files if not key.endswith(left_out)}
     arrays["theta/ff_mod_stack/~/w2"].flat[0] += 1e-3
     arrays["celo2/params/blk/b"].flat[0] += 1e-3  # which the network has no part in
     np.savez(tmp_path / "trace.npz", **arrays)
