@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import io
 import json
 import os
@@ -44,6 +45,18 @@ CONFIG = MetaTrainConfig(
     warmup_steps=1,
 )
 OPTIONS = RunOptions(checkpoint_interval=3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_programs():
+    """Runs of one configuration share its programs: to trace them anew is most of what a run costs here.
+
+    Those that go on in another process, in tests/faults, make their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("build_programs", "Validator", "make_meta_update"):
+            patch.setattr(driver, name, functools.cache(getattr(driver, name)))
+        yield
 
 
 @pytest.fixture(scope="module")
