@@ -56,7 +56,7 @@ def test_a_truncation_of_every_preset_can_be_traced(name):
     assert gradient == theta and after == state
 
 
-@pytest.mark.parametrize("name", ["velo", "celo", "celo2"])
+@pytest.mark.parametrize("name", ["velo", pytest.param("celo", marks=pytest.mark.slow), "celo2"])
 def test_a_truncation_can_be_differentiated(name):
     config = tiny(optimizer=name, estimator="analytic")
     theta, state, (gradient, after, _) = trace(config)

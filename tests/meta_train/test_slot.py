@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import math
 
 import jax
@@ -109,6 +110,7 @@ def test_the_weight_of_a_task_multiplies_its_gradient():
     assert float(twice["log_lr"]) == 2 * float(once["log_lr"])
 
 
+@functools.cache
 def digits_slot(augmentation=1.0, judge_held_out=False):
     config = dataclasses.replace(
         PRESETS["quick"],
