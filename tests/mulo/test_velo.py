@@ -80,7 +80,8 @@ def test_tensors_of_one_shape_get_what_they_get_alone(row, at_once, monkeypatch)
     together, _ = steps(optimizer, theta, params, grads, [1.0, 0.5])
     monkeypatch.setattr(_tensors, "group_by_shape", lambda tensors: [(i,) for i in range(len(tensors))])
     alone, _ = steps(optimizer, theta, params, grads, [1.0, 0.5])
-    assert_trees_close(together, alone)
+    # As tests/conftest.py compiles, roundings are 1.3e-5 of a bias update that is 1e-3 of the others.
+    assert_trees_close(together, alone, tolerance=3e-5)
 
 
 @pytest.mark.parametrize("row", [VELO, CELO2], ids=lambda row: row.name)
