@@ -1,6 +1,7 @@
 """SmallFC(scale_free=True): steps do not depend on the scale of a tensor's gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +26,9 @@ def make(hidden_size, scale_free):
     return mulo.SmallFC(hidden_size=hidden_size, step_mult=1.0, exp_mult=0.1, scale_free=scale_free)
 
 
-def updates_of(optimizer, factors):
-    """Updates of the last of three steps, parameters unchanged; gradients times a factor for each tensor."""
+@functools.cache
+def make_run(optimizer):
+    """Jitted: a factor for the gradients of each tensor -> updates of each of three steps."""
     theta = optimizer.init_theta(jax.random.key(5))
 
     @jax.jit
@@ -39,7 +41,12 @@ def updates_of(optimizer, factors):
 
         return jax.lax.scan(step, optimizer.init(theta, PARAMS), grads)[1]
 
-    updates = run({name: jnp.float32(factor) for name, factor in factors.items()})
+    return run
+
+
+def updates_of(optimizer, factors):
+    """Updates of the last of three steps, parameters unchanged; gradients times a factor for each tensor."""
+    updates = make_run(optimizer)({name: jnp.float32(factor) for name, factor in factors.items()})
     return {name: np.asarray(update[-1]) for name, update in updates.items()}
 
 

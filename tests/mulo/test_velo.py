@@ -84,8 +84,15 @@ def test_tensors_of_one_shape_get_what_they_get_alone(row, at_once, monkeypatch)
     assert_trees_close(together, alone, tolerance=3e-5)
 
 
-@pytest.mark.parametrize("row", [VELO, CELO2], ids=lambda row: row.name)
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize(
+    ("row", "axis_type"),
+    [
+        pytest.param(VELO, AxisType.Auto, id="velo-auto"),
+        pytest.param(VELO, AxisType.Explicit, id="velo-explicit"),
+        pytest.param(CELO2, AxisType.Auto, id="celo2-auto", marks=pytest.mark.slow),  # explicit asks for more
+        pytest.param(CELO2, AxisType.Explicit, id="celo2-explicit"),
+    ],
+)
 def test_tensors_of_one_shape_that_are_sharded(row, axis_type):
     """Stacked, they stay spread over the devices; narrow ones and donated ones too."""
     shapes = {"a": (8, 4), "c": (8, 4), "w": (16, 8)}
