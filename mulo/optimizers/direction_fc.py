@@ -8,10 +8,12 @@ of a tensor p, of a run of T steps, is
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), a learned `rate`
 for each of three kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is
-2 or more. `grown` is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`).
+2 or more. `grown` is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`);
+those of matrices that are zero at first, as muP's output layers are, begin with `output_growth`.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -31,7 +33,7 @@ from mulo.optimizers._accumulators import (
 )
 from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
 from mulo.optimizers._fields import Configured
-from mulo.optimizers._growth import MOMENTUM, agreement, grow
+from mulo.optimizers._growth import MAX_LOG_GROWTH, MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers._tensors import (
@@ -100,7 +102,8 @@ class DirectionFC(Configured):
         exponential of a quarter of this where all gradients agree, sooner in runs of more than 1000 steps. 0
         for never.
       overshoot: how far below 0 the agreement of gradients with the momentum before them may be for steps
-        to grow; below that, steps that have grown become smaller again, to no less than they began with.
+        to grow; below that, steps that have grown become smaller again, down to the size without growth.
+      output_growth: how much the steps of matrices that are zero at first have grown at first, 1 to 7.4.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -123,12 +126,17 @@ class DirectionFC(Configured):
     decay_steps: float = 0.0
     growth: float = 0.0
     overshoot: float = 0.2
+    output_growth: float = 1.0
 
     def __post_init__(self):
         """Refuses what cannot be built."""
         super().__post_init__()
         if self.hidden_size < 2:
             raise InputError(f"hidden_size is {self.hidden_size}; wanted at least 2, which begin as Adam.")
+        if not 1.0 <= self.output_growth <= math.exp(MAX_LOG_GROWTH):
+            raise InputError(
+                f"output_growth is {self.output_growth}; wanted 1 to {math.exp(MAX_LOG_GROWTH):.3}."
+            )
         lookup(SCHEDULES, self.schedule, "schedule")
 
     def init_theta(self, key: jax.Array) -> Theta:
@@ -157,8 +165,17 @@ class DirectionFC(Configured):
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
             accumulators=init_accumulators(params),
-            log_growth=jnp.zeros(count_tensors(params), jnp.float32),
+            log_growth=self._initial_log_growth(params),
         )
+
+    def _initial_log_growth(self, params: Params) -> jax.Array:
+        """Of each leaf that has entries, [N]."""
+        zeros = jnp.zeros(count_tensors(params), jnp.float32)
+        if self.output_growth == 1.0 or not zeros.size:
+            return zeros
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params) if jnp.size(leaf)]
+        outputs = jnp.stack([jnp.all(leaf == 0) if leaf.ndim > 1 else jnp.bool(False) for leaf in leaves])
+        return jnp.where(outputs, jnp.float32(math.log(self.output_growth)), zeros)
 
     def update(
         self,
@@ -188,8 +205,11 @@ class DirectionFC(Configured):
             if self.growth:
                 agreed = agreement(tensor.accumulators, accumulators, grad, amounts.made)
                 log_growth = grow(log_growth, agreed + self.overshoot, amounts.growth)
-                rate *= jnp.exp(log_growth)
-            step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
+            step = (
+                rate
+                * jnp.exp(log_growth)
+                * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
+            )
             if tensor.param.ndim > 1:
                 step += amounts.decay * tensor.param
             return -amounts.schedule * step, accumulators, log_growth
