@@ -56,7 +56,6 @@ _CAME_LATER = {
     "decay_steps": 0.0,
     "growth": 0.0,
     "overshoot": 0.2,
-    "output_growth": 1.0,
 }
 """Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
@@ -124,12 +123,9 @@ class MetaTrainConfig:
     inner_weight_decay: float | None = _own_field("inner_weight_decay", "of inner parameters")
     decay_steps: float | None = _own_field("decay_steps", "inner runs shorter than this decay less")
     growth: float | None = _own_field(
-        "growth", "how readily steps of a tensor grow while its gradients agree; 0 = never"
+        "growth", "how readily steps of a tensor grow unless its gradients turn around; 0 = never"
     )
-    overshoot: float | None = _own_field("overshoot", "how far below 0 that agreement may be")
-    output_growth: float | None = _own_field(
-        "output_growth", "factor on the first steps of matrices that are zero at first"
-    )
+    overshoot: float | None = _own_field("overshoot", "by how much they may turn around while steps grow")
     newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
     normalised: bool | None = _own_field(
         "normalised", "its directions have root mean square 1 in each tensor"

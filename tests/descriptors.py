@@ -141,9 +141,7 @@ CELO2 = LearnedOptimizerRow(
 )
 DIRECTION_FC = LearnedOptimizerRow(
     name="direction_fc",
-    make=lambda: mulo.DirectionFC(
-        hidden_size=4, step_mult=0.001, weight_decay=0.1, growth=20.0, output_growth=3.0
-    ),
+    make=lambda: mulo.DirectionFC(hidden_size=4, step_mult=0.001, weight_decay=0.1, growth=20.0),
     golden_theta=direction_fc_golden_theta,
     num_steps=50,
 )

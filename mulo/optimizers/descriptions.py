@@ -56,7 +56,6 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "decay_steps": 0.0,
         "growth": 0.0,
         "overshoot": 0.2,
-        "output_growth": 1.0,
     },
 }
 """The fields of each class with their defaults."""

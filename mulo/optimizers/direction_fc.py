@@ -8,12 +8,10 @@ of a tensor p, of a run of T steps, is
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), a learned `rate`
 for each of three kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is
-2 or more. `grown` is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`);
-those of matrices that are zero at first, as muP's output layers are, begin with `output_growth`.
+2 or more. `grown` is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`).
 """
 
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -33,7 +31,7 @@ from mulo.optimizers._accumulators import (
 )
 from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
 from mulo.optimizers._fields import Configured
-from mulo.optimizers._growth import MAX_LOG_GROWTH, MOMENTUM, agreement, grow
+from mulo.optimizers._growth import MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers._tensors import (
@@ -57,6 +55,8 @@ FULL_STEPS = 1000.0
 """The longest run with steps of full size. In a longer one steps of no common direction would move a weight
 further, by the root of the number of steps, up to where networks no longer train."""
 
+MAX_GROWTH = 1000.0
+
 ADAM_INPUT = 6
 """Row of the first weights that reads the fastest momentum over the root of the second moment."""
 INITIAL_SHARE = 0.1
@@ -78,8 +78,8 @@ class _Amounts(NamedTuple):
     schedule: jax.Array
     size: jax.Array  # root mean square of a step before its rate, multiplier and growth
     decay: jax.Array  # share of a matrix that is taken off
-    growth: jax.Array  # of the logarithm of a tensor's steps, for an agreement that is 1 too high
-    made: jax.Array  # see `agreement`
+    growth_speed: jax.Array  # see `grow`
+    bias_correction: jax.Array  # see `agreement`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,12 +98,11 @@ class DirectionFC(Configured):
       weight_decay: by how much all steps together shrink matrices, as the exponent of a constant schedule:
         1 leaves exp(-1) of a weight that gets no other steps.
       decay_steps: runs shorter than this shrink them less, in proportion; as much in each step.
-      growth: how readily steps of a tensor grow in the first half of a run, up to 7.4 times: over it by the
-        exponential of a quarter of this where all gradients agree, sooner in runs of more than 1000 steps. 0
-        for never.
-      overshoot: how far below 0 the agreement of gradients with the momentum before them may be for steps
-        to grow; below that, steps that have grown become smaller again, down to the size without growth.
-      output_growth: how much the steps of matrices that are zero at first have grown at first, 1 to 7.4.
+      growth: how readily steps of a tensor grow in the first half of a run, up to exp(2), 7.4 times. In a run
+        of up to 1000 steps it is by exp(growth * (a + overshoot) / 4), where a is how much gradients agree
+        with the momentum before them, within -1 and 1; in longer ones as readily in each step. 0 for never.
+      overshoot: how far below 0 a may be for steps to grow, so that noise alone lets them; below that, steps
+        that have grown become smaller again, down to the size without growth.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -126,17 +125,15 @@ class DirectionFC(Configured):
     decay_steps: float = 0.0
     growth: float = 0.0
     overshoot: float = 0.2
-    output_growth: float = 1.0
 
     def __post_init__(self):
         """Refuses what cannot be built."""
         super().__post_init__()
         if self.hidden_size < 2:
             raise InputError(f"hidden_size is {self.hidden_size}; wanted at least 2, which begin as Adam.")
-        if not 1.0 <= self.output_growth <= math.exp(MAX_LOG_GROWTH):
-            raise InputError(
-                f"output_growth is {self.output_growth}; wanted 1 to {math.exp(MAX_LOG_GROWTH):.3}."
-            )
+        for name, bound in (("growth", MAX_GROWTH), ("overshoot", 1.0)):
+            if getattr(self, name) > bound:
+                raise InputError(f"{name} is {getattr(self, name)}; wanted 0 to {bound:g}.")
         lookup(SCHEDULES, self.schedule, "schedule")
 
     def init_theta(self, key: jax.Array) -> Theta:
@@ -165,17 +162,8 @@ class DirectionFC(Configured):
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
             accumulators=init_accumulators(params),
-            log_growth=self._initial_log_growth(params),
+            log_growth=jnp.zeros(count_tensors(params), jnp.float32),
         )
-
-    def _initial_log_growth(self, params: Params) -> jax.Array:
-        """Of each leaf that has entries, [N]."""
-        zeros = jnp.zeros(count_tensors(params), jnp.float32)
-        if self.output_growth == 1.0 or not zeros.size:
-            return zeros
-        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params) if jnp.size(leaf)]
-        outputs = jnp.stack([jnp.all(leaf == 0) if leaf.ndim > 1 else jnp.bool(False) for leaf in leaves])
-        return jnp.where(outputs, jnp.float32(math.log(self.output_growth)), zeros)
 
     def update(
         self,
@@ -193,6 +181,11 @@ class DirectionFC(Configured):
         """
         del loss
         tensors = take_apart(state.accumulators, grads, params)
+        if state.log_growth.shape != (len(tensors),):
+            raise InputError(
+                f"The state's log_growth has shape {state.log_growth.shape}; wanted ({len(tensors)},), one "
+                "number for each leaf that has entries. Was the state made for other parameters?"
+            )
         decays = effective_decays(theta["decays"])
         amounts = self._amounts(state, decays)
 
@@ -203,13 +196,10 @@ class DirectionFC(Configured):
             accumulators = accumulate(decays, tensor.accumulators, grad)
             rate = multiplier * amounts.size * _rate(theta["rates"], tensor.param.ndim, multiplier)
             if self.growth:
-                agreed = agreement(tensor.accumulators, accumulators, grad, amounts.made)
-                log_growth = grow(log_growth, agreed + self.overshoot, amounts.growth)
-            step = (
-                rate
-                * jnp.exp(log_growth)
-                * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
-            )
+                agreed = agreement(tensor.accumulators, accumulators, grad, amounts.bias_correction)
+                log_growth = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
+                rate *= jnp.exp(log_growth)
+            step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
             if tensor.param.ndim > 1:
                 step += amounts.decay * tensor.param
             return -amounts.schedule * step, accumulators, log_growth
@@ -223,17 +213,17 @@ class DirectionFC(Configured):
             log_growth=jnp.stack([row[2] for row in results]) if results else state.log_growth,
         )
 
-    def _amounts(self, state: DirectionFCState, decays: Decays) -> "_Amounts":
+    def _amounts(self, state: DirectionFCState, decays: Decays) -> _Amounts:
         """What is the same for all tensors in the step that comes next."""
         done = state.step.astype(jnp.float32) / state.num_steps
         return _Amounts(
             schedule=jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0),
             size=self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps)),
             decay=self.weight_decay / jnp.maximum(self.decay_steps, state.num_steps),
-            growth=self.growth
+            growth_speed=self.growth
             * jnp.maximum(0.0, 1.0 - 2.0 * done)
             / jnp.minimum(FULL_STEPS, state.num_steps),
-            made=1.0 - decays.momentum[MOMENTUM] ** state.step.astype(jnp.float32),
+            bias_correction=1.0 - decays.momentum[MOMENTUM] ** state.step.astype(jnp.float32),
         )
 
     def _direction(self, mlp: Theta, tensor: Tensor) -> jax.Array:
