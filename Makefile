@@ -31,9 +31,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# The tests marked fault: whole runs and clusters whose processes are killed.
+# The tests marked fault: whole runs and clusters whose processes are killed, compiled as for users.
 test-faults: $(READY)
-	$(BIN)/python -m pytest -m fault
+	XLA_FLAGS= $(BIN)/python -m pytest -m fault
 
 # The tests marked slow, and those marked optimized once more, compiled as for users: see tests/conftest.py.
 test-slow: $(READY)

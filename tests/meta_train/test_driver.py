@@ -30,7 +30,7 @@ from mulo import load
 from mulo.checkpoint_file import theta_digest
 from mulo.errors import CheckpointError, InputError
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.optimized]
 
 CONFIG = MetaTrainConfig(
     tasks=("mlp-w2-d1_digits", "mlp-w3-d2_digits"),

@@ -9,6 +9,8 @@ from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
 from mulo.checkpoint_file import theta_digest
 
+pytestmark = pytest.mark.optimized
+
 CONFIG = dataclasses.replace(
     PRESETS["quick"],
     tasks=("mlp-w2-d1_digits",),

@@ -13,7 +13,7 @@ from meta_train.validation import no_best
 from mulo.checkpoint_file import read_file, write_file
 from mulo.errors import CheckpointError
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.optimized]
 
 CONFIG = MetaTrainConfig(
     tasks=("mlp-w8-d1_digits",),

@@ -6,27 +6,34 @@ import pytest
 
 import mulo
 from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
-from tests.descriptors import SMALL_FC_H4
+from tests.descriptors import DIRECTION_FC, SMALL_FC_H4
 
 CHECKPOINT = SMALL_FC_H4.checkpoint(golden=False)
 TX = mulo.optimizer(CHECKPOINT)
 UPDATE = jax.jit(TX.update)
+# One keeps a number for each tensor beside the statistics, and has a schedule.
+DIRECTION = mulo.optimizer(DIRECTION_FC.checkpoint(golden=False), num_steps=50)
+UPDATE_DIRECTION = jax.jit(DIRECTION.update)
+BOTH = pytest.mark.parametrize(
+    ("tx", "update"), [(TX, UPDATE), (DIRECTION, UPDATE_DIRECTION)], ids=["small_fc", "direction_fc"]
+)
 
 
 def one_update(params, grads):
     return UPDATE(grads, TX.init(params), params)
 
 
+@BOTH
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf, -jnp.inf, 1e30, -1e30, 3e38])
-def test_a_broken_gradient_leaves_everything_finite_and_passes(value):
+def test_a_broken_gradient_leaves_everything_finite_and_passes(value, tx, update):
     params = {"v": jnp.ones(3), "w": jnp.ones((3, 3))}
     good = jax.tree.map(lambda p: 0.1 * p, params)
     bad = {"v": good["v"].at[1].set(value), "w": good["w"].at[1, 2].set(value)}
-    updates, state = one_update(params, good)
-    updates, state = UPDATE(bad, state, params)
+    updates, state = update(good, tx.init(params), params)
+    updates, state = update(bad, state, params)
     assert all_finite((updates, state))
     for _ in range(3):
-        updates, state = UPDATE(good, state, params)
+        updates, state = update(good, state, params)
         assert all_finite((updates, state))
     assert all(bool(jnp.any(u != 0)) for u in jax.tree.leaves(updates))
 
@@ -51,9 +58,10 @@ def test_clipping_sees_a_broken_gradient_as_zero():
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (1, 1), (2, 3, 2), (2, 1, 3, 2), (1, 2, 3, 1, 2)], ids=str)
-def test_ranks(shape):
+@BOTH
+def test_ranks(shape, tx, update):
     params = jnp.full(shape, 0.5)
-    updates, state = one_update(params, jnp.full(shape, 0.1))
+    updates, state = update(jnp.full(shape, 0.1), tx.init(params), params)
     assert updates.shape == shape
     assert all_finite((updates, state))
     assert bool(jnp.all(updates != 0))

@@ -11,7 +11,10 @@ from jax.sharding import PartitionSpec as P
 import mulo
 from mulo.optimizers import _tensors
 from tests.closeness import all_finite, assert_trees_close, assert_trees_equal
+from tests.conftest import QUICK_COMPILATION
 from tests.descriptors import CELO, CELO2, CELO_ADAM, VELO
+
+pytestmark = pytest.mark.optimized
 
 PLANNERS = pytest.mark.parametrize("row", [VELO, CELO, CELO_ADAM], ids=lambda row: row.name)
 ALL = pytest.mark.parametrize("row", [VELO, CELO, CELO_ADAM, CELO2], ids=lambda row: row.name)
@@ -81,7 +84,7 @@ def test_tensors_of_one_shape_get_what_they_get_alone(row, at_once, monkeypatch)
     monkeypatch.setattr(_tensors, "group_by_shape", lambda tensors: [(i,) for i in range(len(tensors))])
     alone, _ = steps(optimizer, theta, params, grads, [1.0, 0.5])
     # As tests/conftest.py compiles, roundings are 1.3e-5 of a bias update that is 1e-3 of the others.
-    assert_trees_close(together, alone, tolerance=3e-5)
+    assert_trees_close(together, alone, tolerance=3e-5 if QUICK_COMPILATION else 5e-6)
 
 
 @pytest.mark.parametrize(
