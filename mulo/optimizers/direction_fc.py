@@ -98,9 +98,10 @@ class DirectionFC(Configured):
       weight_decay: by how much all steps together shrink matrices, as the exponent of a constant schedule:
         1 leaves exp(-1) of a weight that gets no other steps.
       decay_steps: runs shorter than this shrink them less, in proportion; as much in each step.
-      growth: how readily steps of a tensor grow in the first half of a run, up to exp(2), 7.4 times. In a run
-        of up to 1000 steps it is by exp(growth * (a + overshoot) / 4), where a is how much gradients agree
-        with the momentum before them, within -1 and 1; in longer ones as readily in each step. 0 for never.
+      growth: how readily steps of a tensor grow in the first half of a run, up to exp(2), 7.4 times: in a run
+        of up to 1000 steps by exp(growth * (a + overshoot) / 4), where a is how much gradients agree with the
+        momentum before them, within -1 and 1. In longer ones they grow in the first 500 steps, and less: the
+        exponent is smaller by the ratio of 1000 to the length. 0 for never.
       overshoot: how far below 0 a may be for steps to grow, so that noise alone lets them; below that, steps
         that have grown become smaller again, down to the size without growth.
 
@@ -215,15 +216,18 @@ class DirectionFC(Configured):
 
     def _amounts(self, state: DirectionFCState, decays: Decays) -> _Amounts:
         """What is the same for all tensors in the step that comes next."""
-        done = state.step.astype(jnp.float32) / state.num_steps
+        step = state.step.astype(jnp.float32)
+        done, short = step / state.num_steps, jnp.minimum(FULL_STEPS, state.num_steps)
         return _Amounts(
             schedule=jnp.where(done < 1.0, SCHEDULES[self.schedule](done), 0.0),
             size=self.step_mult * jnp.sqrt(jnp.minimum(1.0, FULL_STEPS / state.num_steps)),
             decay=self.weight_decay / jnp.maximum(self.decay_steps, state.num_steps),
+            # Less in longer runs: where noise is all there is, growth would undo that steps are smaller.
             growth_speed=self.growth
-            * jnp.maximum(0.0, 1.0 - 2.0 * done)
-            / jnp.minimum(FULL_STEPS, state.num_steps),
-            bias_correction=1.0 - decays.momentum[MOMENTUM] ** state.step.astype(jnp.float32),
+            * jnp.maximum(0.0, 1.0 - 2.0 * (step / short))
+            / short
+            * (short / state.num_steps),
+            bias_correction=1.0 - decays.momentum[MOMENTUM] ** step,
         )
 
     def _direction(self, mlp: Theta, tensor: Tensor) -> jax.Array:
