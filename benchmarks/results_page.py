@@ -1,4 +1,4 @@
-"""Fills the tables of README.md, docs/results.md and the model cards from committed results files.
+"""Fills the tables of README.md, docs/results and the model cards from committed results files.
 
     python -m benchmarks.results_page           # --check: says which pages are not up to date, exit status 1
 
@@ -40,8 +40,8 @@ _OTHERS = {"aggregate": aggregate_table, "winners": winner_table, "divergence": 
 
 def pages() -> list[Path]:
     """The pages that have such tables."""
-    cards = sorted((ROOT / "checkpoints").glob("*/README.md"))
-    return [ROOT / "README.md", ROOT / "docs" / "results.md", *cards]
+    folders = (ROOT / "docs").glob("results/*.md"), (ROOT / "checkpoints").glob("*/README.md")
+    return [ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(folders[0]), *sorted(folders[1])]
 
 
 def fill(text: str) -> str:
