@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ResultStore(arguments.out, notify=say) as store:
             Evaluation(suite, store, progress, load=load_held_out).evaluate(contenders)
     except InputError as error:
-        parser.error(str(error))
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
     return 0
 
 

@@ -13,6 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_tasks.command_line import check_folder
+from eval_tasks.results import FILE_NAME, parse_line
+from mulo.errors import InputError
+
 MAX_BYTES = 2**20
 """Larger files are refused."""
 
@@ -24,23 +28,51 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, help="folder; files of other optimizers that are there stay")
     arguments = parser.parse_args(argv)
     source = arguments.results
-    source = source / "results.jsonl" if source.is_dir() else source
-    files: dict[str, list[str]] = {}
+    source = source / FILE_NAME if source.is_dir() else source
     try:
-        with source.open(encoding="utf-8") as lines:
-            for record in map(json.loads, lines):
-                name = re.sub(r"[^\w.@=,-]", "-", record["optimizer"])
-                files.setdefault(name, []).append(json.dumps(_kept(record)) + "\n")
+        check_folder(arguments.out)
+        texts = _read(source)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            _write(arguments.out / f"{name}.jsonl", text)
+    except (InputError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return 0
+
+
+def _read(source: Path) -> dict[str, str]:
+    """The text of each optimizer's file.
+
+    Raises:
+      InputError: the file cannot be read, has a line that is no result, or is too large.
+    """
+    try:
+        lines = source.read_bytes().splitlines()
     except OSError as error:
-        parser.error(f"{source} cannot be read: {error.strerror}. Wanted results of mulo-eval.")
+        raise InputError(
+            f"{source} cannot be read: {error.strerror}. Wanted results of mulo-eval."
+        ) from error
+    files: dict[str, list[str]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            name = re.sub(r"[^\w.@=,-]", "-", parse_line(line)["optimizer"])
+        except InputError as error:
+            raise InputError(f"{source}, line {number}: {error}. Wanted results of mulo-eval.") from error
+        files.setdefault(name, []).append(json.dumps(_kept(json.loads(line))) + "\n")
     texts = {name: "".join(kept) for name, kept in files.items()}
+    if not texts:
+        raise InputError(f"{source} is empty; wanted results of mulo-eval.")
     for name, text in texts.items():
         if len(text) > MAX_BYTES:
-            parser.error(f"{name} would have {len(text)} bytes; wanted at most {MAX_BYTES}.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        (arguments.out / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return 0
+            raise InputError(f"{name} would have {len(text)} bytes; wanted at most {MAX_BYTES}.")
+    return texts
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: what is there is committed."""
+    beside = path.with_suffix(".new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:

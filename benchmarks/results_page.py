@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             after = fill(before)
         except InputError as error:
-            parser.error(f"{page.relative_to(ROOT)}: {error}")
+            parser.exit(2, f"{parser.prog}: error: {page.relative_to(ROOT)}: {error}\n")
         if after != before:
             changed.append(page)
             if not arguments.check:

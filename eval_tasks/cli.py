@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED
-from eval_tasks.command_line import Parser, unless_pipe_is_closed
+from eval_tasks.command_line import Parser, check_folder, unless_pipe_is_closed
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
 from eval_tasks.runs import FILE_NAME
@@ -86,6 +86,8 @@ def _make_parser() -> argparse.ArgumentParser:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses, without JAX, what can be told from the flags alone."""
     make_suite(arguments.suite, arguments.size, _options(arguments), {})
+    if arguments.out is not None:
+        check_folder(arguments.out)
     for source in arguments.optimizer:
         parse_source(source)
 

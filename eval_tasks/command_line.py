@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from mulo.errors import InputError
@@ -16,6 +17,25 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raises `InputError` instead of printing the usage and leaving."""
         raise InputError(f"{message}. See {self.prog} --help.")
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses, before anything is run, an --out that cannot be a folder or cannot be written into.
+
+    Args:
+      folder: may exist or not; of those above it, the first that exists is looked at.
+
+    Raises:
+      InputError: a file is in the way, or one may not write there.
+    """
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        what = "" if there == folder else f", of which {there}"
+        raise InputError(f"--out {folder}{what} is a file; wanted a folder, which may exist or not.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder} cannot be written: no permission to write into {there}.")
 
 
 def unless_pipe_is_closed(run: Callable[[], int]) -> int:

@@ -1,18 +1,21 @@
 """The commands of `mulo-eval` beside the evaluation itself. Each imports JAX only if it needs it."""
 
+import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval_tasks.command_line import Parser
-from eval_tasks.names import parse_task_name
+from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from mulo.errors import InputError
 from mulo.importers import KINDS
 from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.names import lookup
+
+FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def _data(argv: Sequence[str]) -> int:
@@ -35,12 +38,8 @@ def _data(argv: Sequence[str]) -> int:
 def _coord_check(argv: Sequence[str]) -> int:
     arguments = _make_coord_check_parser().parse_args(argv)
     task = parse_task_name(arguments.task)
-    for width in arguments.widths:
-        dataclasses.replace(task, width=width)  # refuses a width that the model cannot have
-    for flag in ("num_steps", "num_seeds", "batch_size"):
-        if getattr(arguments, flag) < 1:
-            name = flag.replace("_", "-")
-            raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
+    path = arguments.out or Path(f"coord-check-{task.model}.png")
+    _check_coord_check(arguments, task, path)
 
     from eval_tasks.coordinates import CheckSettings, check_task, choose_optimizer
     from eval_tasks.report.coordinates import draw_coordinate_check
@@ -59,11 +58,26 @@ def _coord_check(argv: Sequence[str]) -> int:
     )
     check = check_task(settings, optimizer)
     title = settings.title(arguments.optimizer)
-    path = arguments.out or Path(f"coord-check-{task.model}.png")
     print(f"{title}\n\n{check.table()}")  # noqa: T201
     draw_coordinate_check(check, title, path)
     print(f"\nfigure: {path}")  # noqa: T201
     return 0 if check.passed else 1
+
+
+def _check_coord_check(arguments: argparse.Namespace, task: TaskName, path: Path) -> None:
+    """Refuses, without JAX, what can be told from the flags alone."""
+    for width in arguments.widths:
+        dataclasses.replace(task, width=width)  # refuses a width that the model cannot have
+    if len(set(arguments.widths)) < 2:
+        raise InputError("--widths has one width; wanted at least two different ones, as 64 128 256.")
+    for flag in ("num_steps", "num_seeds", "batch_size"):
+        if getattr(arguments, flag) < 1:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
+    if path.suffix not in FIGURE_ENDINGS:
+        raise InputError(f"--out is {path}; wanted a file whose name ends in {', '.join(FIGURE_ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise InputError(f"--out is {path}; there is no folder {path.parent}: make it first.")
 
 
 def _make_coord_check_parser() -> Parser:
@@ -91,7 +105,9 @@ def _make_coord_check_parser() -> Parser:
     parser.add_argument("--num-seeds", type=int, default=3, metavar="N", help="networks at each width")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="examples in each step")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--out", type=Path, help="PNG file (default: coord-check-MODEL.png)")
+    parser.add_argument(
+        "--out", type=Path, help="file of the figure, .png, .svg or .pdf (default: coord-check-MODEL.png)"
+    )
     return parser
 
 

@@ -183,7 +183,8 @@ def read_results(sources: Sequence[Path]) -> Results:
         notes += said
         records += found
     if not any(record["purpose"] == "evaluate" for record in records):
-        why = notes[0] if notes else "there are no finished runs in it."
+        where = ", ".join(file.path for file in files)
+        why = notes[0] if notes else f"there are no finished runs in {where}."
         raise InputError(f"Nothing to report on: {why if why.endswith('.') else why + '.'}")
     cells, said = _group(records)
     tuning = {(*_point(record), record["optimizer"], record["key"]): record for record in records
@@ -194,6 +195,10 @@ def read_results(sources: Sequence[Path]) -> Results:
 
 def _read_file(source: Path) -> tuple[File, list[Record], list[str]]:
     path = source / FILE_NAME if source.is_dir() else source
+    if source.is_dir() and not path.exists():
+        raise InputError(
+            f"{source} is a folder without {FILE_NAME}; wanted one that has it, or files: DIR/*.jsonl."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:

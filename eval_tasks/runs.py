@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from eval_tasks.command_line import check_folder
 from mulo.errors import InputError
 
 Record = Mapping[str, Any]
@@ -84,8 +85,7 @@ class ResultStore:
         self._usable_bytes: int | None = None  # where a torn last line begins
         self._ends_open = False  # the last line is whole, but for its end
         self._lock: IO[bytes] | None = None
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder} is a file; wanted a folder, which may exist or not.")
+        check_folder(folder)
         try:
             if self.path.exists():
                 self._take_lock()

@@ -132,6 +132,9 @@ def _parse_variant(path: str, variant: str) -> Learned:
     fields: dict[str, Any] = {}
     for word in variant.split(","):
         name, equals, value = word.partition("=")
+        field = name if equals else "schedule"
+        if field in fields:
+            raise InputError(f"{path}@{variant} gives its {field} twice; wanted it once.")
         if equals and name in _NUMBERS:
             is_good, wanted = _NUMBERS[name]
             try:
@@ -143,5 +146,5 @@ def _parse_variant(path: str, variant: str) -> Learned:
         else:
             words = (*SCHEDULES, *(f"{number}=X" for number in _NUMBERS))
             lookup(dict.fromkeys(words), word, "variant of a learned optimizer")
-            fields["schedule"] = word
+            fields[field] = word
     return Learned(path, **fields)

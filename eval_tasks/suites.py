@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from eval_tasks.data import find_data_set
 from eval_tasks.models import MODELS
 from eval_tasks.names import TaskName, parse_task_name
-from eval_tasks.tuning import NUM_TRIALS
+from eval_tasks.tuning import MAX_TRIALS, NUM_TRIALS
 from mulo.errors import InputError
 from mulo.names import lookup
 
@@ -119,9 +119,11 @@ class Suite:
 
     def __post_init__(self):
         """Refuses what cannot be run."""
-        for field in ("num_seeds", "num_tuning_seeds", "num_trials"):
-            if getattr(self, field) < 1:
-                raise InputError(f"--{field.replace('_', '-')} is {getattr(self, field)}; wanted at least 1.")
+        for field, bound in (("num_seeds", 2**31), ("num_tuning_seeds", 2**31), ("num_trials", MAX_TRIALS)):
+            if not 1 <= getattr(self, field) <= bound:
+                wanted = "at least 1" if getattr(self, field) < 1 else f"at most {bound}"
+                flag = f"--{field.replace('_', '-')}"
+                raise InputError(f"{flag} is {getattr(self, field)}; wanted {wanted}.")
         largest = max(self.num_seeds, self.num_tuning_seeds)
         if not 0 <= self.seed < 2**32 - largest:
             raise InputError(f"--seed is {self.seed}; wanted a whole number from 0, below 2**32.")

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 NUM_TRIALS = 13
 """Learning rates that every tuned optimizer is tried at, by default: the same number for all."""
 
+MAX_TRIALS = 101
+"""From here on the rates would be beyond any that a network trains at, and soon beyond float32."""
+
 DEFAULT_CENTRE = 8e-3
 
 

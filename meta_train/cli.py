@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_tasks.command_line import Parser, unless_pipe_is_closed
+from eval_tasks.command_line import Parser, check_folder, unless_pipe_is_closed
 from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_worker_flags
 from meta_train.commands import COMMANDS
 from meta_train.config import MetaTrainConfig, field_kind
@@ -24,7 +24,7 @@ from mulo.names import lookup
 _PROGRAM = "mulo-meta-train"
 _EPILOG = """\
 examples:
-  mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores in under five minutes
+  mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores, in minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
   mulo-meta-train --optimizer muvelo --out runs/v        from the preset muvelo-s; celo: from celo-s, in SP
@@ -129,10 +129,11 @@ def _run(argv: Sequence[str]) -> int:
         preset, config = _make_config(arguments)
         name = preset if arguments.config is None else arguments.config.stem
         out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
+        check_folder(out)
         if out.exists():
             raise InputError(
-                f"{out} exists already and is not overwritten. Go on with it by --resume {out}, or give "
-                "another --out."
+                f"{out} exists already and is not overwritten. If it is a run, go on with it by --resume "
+                f"{out}, else give another --out."
             )
         outcome = _train(arguments, config, out)
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number

@@ -1,5 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP ask a run to save and leave; a second one leaves at once."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ class StopRequest:
         if self.signal_number is not None:
             raise KeyboardInterrupt
         self.signal_number = number
+        # Not by print, which a signal may come in the midst of.
+        os.write(2, b"Stopping when this meta-step has ended, and saving; a second signal leaves at once.\n")
 
 
 @contextmanager

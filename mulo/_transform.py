@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from mulo._types import Params, PyTree, Theta, Updates
-from mulo.checkpoint_file import Checkpoint
+from mulo.checkpoint_file import Checkpoint, check_theta
 from mulo.errors import InputError
 from mulo.loading import load
 from mulo.mup import STANDARD, MuP
@@ -72,13 +72,16 @@ def optimizer(
     checkpoint = resolve(source)
     mup = choose_mup(checkpoint, mup)
     check_num_steps(checkpoint.optimizer, num_steps)
+    learned = checkpoint.optimizer
 
     def init(params: Params) -> TransformState:
         # Maps over the tree only: optax.tree.map_params calls this with a tree that has no leaves.
         return TransformState(
             count=jnp.zeros([], jnp.int32),
-            inner=checkpoint.optimizer.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
+            inner=learned.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
         )
+
+    wanted = type(jax.eval_shape(init, {}).inner)
 
     def update(
         grads: Updates, state: TransformState, params: Params | None = None, *, value: Any = None, **_: Any
@@ -88,12 +91,16 @@ def optimizer(
                 "The update needs the parameters: call tx.update(grads, state, params). A learned optimizer "
                 "looks at their values."
             )
+        found = type(state.inner) if isinstance(state, TransformState) else type(state)
+        if found is not wanted:
+            raise InputError(
+                f"The optimizer state is of type {found.__name__}, not the {wanted.__name__} of "
+                f"{learned.name}: begin with state = tx.init(params), of this very optimizer."
+            )
         # Behind the barrier theta is data, as it is in meta-training and in mulo.apply. As a constant it
         # would be folded into the arithmetic by the compiler, and the last bits would differ from theirs.
         theta = jax.lax.optimization_barrier(checkpoint.theta)
-        updates, inner = learned_step(
-            checkpoint.optimizer, theta, state.inner, grads, params, loss=value, mup=mup
-        )
+        updates, inner = learned_step(learned, theta, state.inner, grads, params, loss=value, mup=mup)
         factor = learning_rate(state.count) if callable(learning_rate) else learning_rate
         return _scale(updates, factor), TransformState(count=optax.safe_increment(state.count), inner=inner)
 
@@ -128,9 +135,10 @@ def resolve(source: Checkpoint | str | os.PathLike) -> Checkpoint:
     """The checkpoint itself, or the one of that name or path.
 
     Raises:
-      InputError: it is none of these, or there is no such checkpoint.
+      InputError: it is none of these, there is no such checkpoint, or its theta does not fit its optimizer.
     """
     if isinstance(source, Checkpoint):
+        check_theta(source)
         return source
     if isinstance(source, str | os.PathLike):
         return load(source)

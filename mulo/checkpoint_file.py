@@ -75,6 +75,28 @@ def save(path: str | os.PathLike[str], checkpoint: Checkpoint, *, overwrite: boo
     write_file(path, kind=THETA_KIND, header=header, body=to_body(theta), max_bytes=MAX_THETA_BYTES)
 
 
+def check_theta(checkpoint: Checkpoint) -> None:
+    """Refuses a theta that is not of its optimizer; looks at names and shapes alone.
+
+    Raises:
+      InputError: the first leaf that differs.
+    """
+    expected = _shapes(_expected_theta(checkpoint.optimizer))
+    found = _shapes(checkpoint.theta)
+    for name in [*expected, *found]:
+        if expected.get(name) != found.get(name):
+            raise InputError(
+                f"The checkpoint's theta is not one of this {checkpoint.optimizer.name}: leaf {name} has "
+                f"shape {found.get(name, 'none')}; wanted {expected.get(name, 'none')}."
+            )
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    return {
+        "/".join(_names(path)): np.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
 def load_file(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoint:
     """A checkpoint file, a run directory or a released optimizer of this package; see `mulo.load`."""
     path = _find(path_or_name)

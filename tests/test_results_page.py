@@ -114,6 +114,26 @@ def test_results_that_are_too_large_are_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "kept").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty; wanted results"),
+        (b'{"schema": 2, "optimizer": 3', "line 1: not a whole line of JSON"),
+        (b"\xff\xfe", "line 1: not a whole line of JSON"),
+        (b"[1, 2]", "line 1: not a JSON object"),
+        (b'{"schema": 2}', "line 1: the field 'key' is missing"),
+    ],
+)
+def test_what_is_no_result_is_not_kept(content, message, tmp_path, capsys):
+    source = tmp_path / "results.jsonl"
+    source.write_bytes(content)
+    with pytest.raises(SystemExit) as left:
+        keep_results.main([str(source), str(tmp_path / "kept")])
+    said = capsys.readouterr().err
+    assert left.value.code == 2 and message in said and said.count("\n") == 1
+    assert not (tmp_path / "kept").exists()
+
+
 @pytest.mark.parametrize("command", [keep_results.main, meta_curve.main])
 def test_a_file_that_is_not_there_is_told_of_in_one_line(command, tmp_path, capsys):
     second = ["--name", "x"] if command is meta_curve.main else [str(tmp_path / "kept")]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_tasks.command_line import Parser
+from eval_tasks.command_line import Parser, check_folder
 from mulo.errors import InputError
 
 
@@ -35,6 +35,7 @@ def report(argv: Sequence[str]) -> int:
 
     first = arguments.results[0]
     out = arguments.out or (first if first.is_dir() else first.parent) / "report"
+    check_folder(out)
     make_report(arguments.results, out, arguments.reference)
     return 0
 

@@ -99,8 +99,9 @@ def _draw_bars(axes: Any, bars: Mapping[str, Interval], styles: Styles) -> None:
             axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1.4, solid_capstyle="butt")
             axes.plot([bar.low, bar.high], [place, place], "|", color=INK, markersize=7)
             end = max(end, bar.high)
-        axes.text(end + 0.02 * right, place, f"{bar.value:.2f}×", va="center", fontsize=8.5)
-    axes.axvline(1.0, color=INK, linewidth=0.9, linestyle="--")
+        text = axes.text(end + 0.02 * right, place, f"{bar.value:.2f}×", va="center", fontsize=8.5, zorder=4)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 0.5})
+    axes.axvline(1.0, color=INK, linewidth=0.9, linestyle="--", zorder=1)
     axes.set_yticks(places, [short(label) for label in bars])
     axes.tick_params(axis="y", length=0)
     axes.set_xlim(0, max(1.05, right) * 1.16)
@@ -113,8 +114,8 @@ def _score_panels(part: Part, styles: Styles) -> list[Panel]:
     points = list(part.cells)
     if not any(cell.scores for point in points for cell in part.cells[point].values()):
         return []
-    title = f"Score of each task (1: {short(part.reference)}, 0: guessing)"
-    height = 1.1 + 0.32 * len(points)
+    title = f"Score of each task\n(1: {short(part.reference)}, 0: guessing)"
+    height = 1.1 + max(0.32, 0.07 * len(part.labels)) * len(points)
     return [Panel("scores", title, _bind(_draw_scores, part, points, styles), height=height)]
 
 
@@ -170,7 +171,12 @@ def _draw_loss(axes: Any, part: Part, points: Sequence[Point], field: str, style
 
 def _mark_diverged(axes: Any, place: float, label: str, part: Part, look: Style) -> None:
     # On the upper edge of the axes, whatever the scale; a little lower for each further optimizer.
-    height = 1.0 - 0.045 * part.labels.index(label)
+    marked = [
+        other
+        for other in part.labels
+        if any(row.get(other) and row[other].num_diverged for row in part.cells.values())
+    ]
+    height = 1.0 - 0.045 * marked.index(label)
     axes.plot(
         [place], [height], "x", color=look.colour, markersize=7, markeredgewidth=2,
         transform=axes.get_xaxis_transform(), clip_on=False, zorder=4,

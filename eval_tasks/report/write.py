@@ -70,7 +70,8 @@ def _write_panels(
         grid = figure.subplots(rows, columns, squeeze=False)
         for axes, panel in zip(grid.flat, panels, strict=False):
             panel.draw(axes)
-            axes.set_title(textwrap.fill(panel.title, 48), loc="left")
+            lines = (textwrap.fill(line, 48) for line in panel.title.splitlines())
+            axes.set_title("\n".join(lines), loc="left")
         for axes in list(grid.flat)[len(panels) :]:
             axes.set_visible(False)
         _add_legend(figure, part, styles, columns)
@@ -86,4 +87,6 @@ def _add_legend(figure: object, part: Part, styles: Mapping[str, Style], columns
         line = Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=5)
         line.set_label(f"\u200a{short(label)}")  # matplotlib hides labels that begin with an underscore
         handles.append(line)
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 * columns, frameon=False)
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=2 * columns, frameon=False, handlelength=3.2
+    )

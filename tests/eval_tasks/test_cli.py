@@ -93,7 +93,23 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
         ("--suite wide --optimizer adamw --depth 0", "depth"),
         ("--suite wide --optimizer adamw --num-steps 0", "--num-steps is 0; wanted at least 1."),
         ("--suite wide --optimizer adamw --num-seeds -1", "--num-seeds is -1; wanted at least 1."),
+        ("--suite wide --optimizer adamw --num-trials 100000", "--num-trials is 100000; wanted at most 101."),
         ("--suite wide --optimizer adamw --seed -1", "--seed is -1"),
+        ("--suite wide --optimizer mulo-s@cosine,linear", "mulo-s@cosine,linear gives its schedule twice"),
+        (
+            "--suite wide --optimizer adamw --out {file}",
+            "is a file; wanted a folder, which may exist or not.",
+        ),
+        ("--suite wide --optimizer adamw --out {file}/a/b", "is a file; wanted a folder, which may exist"),
+        ("report {tmp} --out {file}/a", "is a file; wanted a folder, which may exist or not."),
+        ("report {tmp}", "is a folder without results.jsonl; wanted one that has it, or files"),
+        ("report {file}", "Nothing to report on: there are no finished runs in {file}."),
+        (
+            "coord-check --task mlp-w64-d2_digits --widths 64 64",
+            "--widths has one width; wanted at least two",
+        ),
+        ("coord-check --task mlp-w64-d2_digits --out a.foo", "wanted a file whose name ends in .png, .svg"),
+        ("coord-check --task mlp-w64-d2_digits --out no/a.png", "there is no folder no: make it first."),
         ("--suite wide --optimizer adamw --batch-size x", "invalid int value: 'x'"),
         (
             "--suite wide --optimizer adamw --base-width 2 --depth 1 --data-set cifar10 --out {tmp}/c",
@@ -104,9 +120,11 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MULO_DATA_DIR", raising=False)
     monkeypatch.chdir(tmp_path)
-    code, out, err = run_cli(capsys, *arguments.format(tmp=tmp_path).split())
+    file = tmp_path / "file"
+    file.touch()
+    code, out, err = run_cli(capsys, *arguments.format(tmp=tmp_path, file=file).split())
     assert code == 2
-    assert message in err
+    assert message.format(file=file) in err
     assert err.startswith("mulo-eval: error: ")
     assert err.count("\n") == 1
     assert out == ""

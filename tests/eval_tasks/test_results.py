@@ -178,7 +178,7 @@ def test_a_label_that_stands_for_two_thetas_is_named(tmp_path):
 def test_nothing_usable_is_one_line(tmp_path):
     with pytest.raises(InputError, match=r"nowhere.jsonl cannot be read: No such file"):
         read_results([tmp_path / "nowhere.jsonl"])
-    with pytest.raises(InputError, match=r"results.jsonl cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"is a folder without results\.jsonl"):
         read_results([tmp_path])
     with pytest.raises(InputError, match=r"Nothing to report on: .*a.jsonl: line 1 left out: schema 1"):
         read_results([write(tmp_path / "a.jsonl", [{"schema": 1}])])

@@ -8,13 +8,14 @@ from meta_train.signals import stop_on_signals
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_and_the_second_leaves(number):
+def test_the_first_signal_asks_and_the_second_leaves(number, capfd):
     # The suite itself may run under nohup, which ignores a hang-up.
     original = signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     with stop_on_signals() as request:
         signal.raise_signal(number)
         assert request.signal_number == number
+        assert capfd.readouterr().err.startswith("Stopping when this meta-step has ended")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) == before

@@ -89,6 +89,30 @@ def test_a_source_of_another_type_is_refused(build):
 
 
 @both_forms
+def test_a_theta_of_another_size_is_refused(build):
+    good = SMALL_FC_H4.checkpoint(golden=False)
+    mixed = dataclasses.replace(good, optimizer=mulo.SmallFC(hidden_size=8))
+    with pytest.raises(
+        mulo.InputError, match=r"not one of this small_fc: leaf \S+ has shape \(4,\); wanted \(8"
+    ):
+        build(mixed)
+    without = dataclasses.replace(good, theta={key: good.theta[key] for key in list(good.theta)[1:]})
+    with pytest.raises(mulo.InputError, match="has shape none; wanted"):
+        build(without)
+
+
+@pytest.mark.parametrize("state", ["another optimizer's", "optax's", None])
+def test_a_state_of_something_else_is_refused(state):
+    tx = mulo.optimizer("mulo-x", mup=mulo.mup.STANDARD, num_steps=10)
+    other = mulo.optimizer("mulo-s", mup=mulo.mup.STANDARD)
+    states = {"another optimizer's": other.init(PARAMS), "optax's": optax.adam(1.0).init(PARAMS), None: None}
+    with pytest.raises(
+        mulo.InputError, match=r"not the DirectionFCState of direction_fc: .*tx\.init\(params\)"
+    ):
+        tx.update(PARAMS, states[state], PARAMS)
+
+
+@both_forms
 def test_a_name_goes_through_load(build):
     with pytest.raises(mulo.CheckpointError, match="no-such-optimizer"):
         build("no-such-optimizer")
