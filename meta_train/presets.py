@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from meta_train.config import MetaTrainConfig
 
-# Two CPU cores finish this in under five minutes; digits at three small widths. It departs from the
+# Two CPU cores finish this in four to seven minutes; digits at three small widths. It departs from the
 # paper's recipe where so few meta-steps ask for it: noise is reused (PES's growing sums need more
 # averaging), the logarithm of the loss is judged, and steps are ten times as large.
 _QUICK = MetaTrainConfig(
