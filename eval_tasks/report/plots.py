@@ -75,7 +75,7 @@ def _speed_up_panels(part: Part, styles: Styles) -> list[Panel]:
         bars = {label: _speed_up_of(part, label, points) for label in part.labels}
         bars = {label: bar for label, bar in bars.items() if bar is not None}
         if bars:
-            title = f"Speed-up over {short(part.reference)}: {name}"
+            title = f"Speed-up over {short(part.reference)}:\n{name}"
             height = 1.0 + 0.3 * len(bars)
             panels.append(Panel("speed-up", title, _bind(_draw_bars, bars, styles), height=height))
     return panels
