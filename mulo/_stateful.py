@@ -12,6 +12,7 @@ from mulo import _tree
 from mulo._transform import check_num_steps, choose_mup, learned_step, resolve
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
+from mulo.errors import InputError
 from mulo.mup import MuP
 from mulo.mup.forms import to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
@@ -89,8 +90,13 @@ def apply(
       with the updates added as `optax.apply_updates` adds them.
 
     Raises:
-      InputError: `grads` have not the structure and shapes of the parameters.
+      InputError: `grads` have not the structure and shapes of the parameters, or the state is none of `init`.
     """
+    if not isinstance(optimizer_state, OptimizerState):
+        raise InputError(
+            f"The optimizer state is of type {type(optimizer_state).__name__}; wanted what mulo.init "
+            "returned: mulo.apply(optimizer_state, grads)."
+        )
     updates, inner = learned_step(
         optimizer_state.optimizer,
         optimizer_state.theta,

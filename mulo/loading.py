@@ -4,7 +4,7 @@ import os
 
 from mulo._envelope import MAGIC, read_bytes
 from mulo.checkpoint_file import MAX_THETA_BYTES, Checkpoint, load_file
-from mulo.errors import CheckpointError
+from mulo.errors import CheckpointError, InputError
 from mulo.importers.hub import RELEASES, fetch, is_hub_name, parse_hub_name
 from mulo.importers.released import import_theta
 
@@ -24,9 +24,13 @@ def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> 
       The checkpoint; theta as JAX arrays on the default device.
 
     Raises:
-      InputError: the name of a file on the hub is malformed.
+      InputError: it is neither name nor path, or the name of a file on the hub is malformed.
       CheckpointError: no such name or file, or whatever is wrong with the file, in one line.
     """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise InputError(
+            f"mulo.load was given {type(path_or_name).__name__}; wanted the name or path of a checkpoint."
+        )
     if is_hub_name(path_or_name):
         return _load_from_hub(path_or_name, expect)
     return load_file(path_or_name, expect=expect)

@@ -112,6 +112,13 @@ def test_a_state_of_something_else_is_refused(state):
         tx.update(PARAMS, states[state], PARAMS)
 
 
+def test_other_types_are_refused_in_one_line():
+    with pytest.raises(mulo.InputError, match=r"state is of type int; wanted what mulo\.init returned"):
+        mulo.apply(3, PARAMS)
+    with pytest.raises(mulo.InputError, match=r"mulo\.load was given NoneType; wanted the name or path"):
+        mulo.load(None)
+
+
 @both_forms
 def test_a_name_goes_through_load(build):
     with pytest.raises(mulo.CheckpointError, match="no-such-optimizer"):
