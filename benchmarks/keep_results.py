@@ -3,7 +3,7 @@
     python -m benchmarks.keep_results results/a benchmarks/results/zero-shot/wide-cpu
 
 Curves of tuning runs are left out, those of the others rounded to five digits: only steps and speed-ups
-are read off them. All else stays as `mulo-eval` wrote it.
+are read off them. All else stays as `mulo-eval` wrote it. A line that is not whole refuses the whole file.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     source = arguments.results
     source = source / FILE_NAME if source.is_dir() else source
     try:
-        check_folder(arguments.out)
+        check_folder(arguments.out, "OUT,")
         texts = _read(source)
         arguments.out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -57,7 +57,9 @@ def _read(source: Path) -> dict[str, str]:
         try:
             name = re.sub(r"[^\w.@=,-]", "-", parse_line(line)["optimizer"])
         except InputError as error:
-            raise InputError(f"{source}, line {number}: {error}. Wanted results of mulo-eval.") from error
+            raise InputError(
+                f"{source}, line {number}: {error}. Is it a results file of mulo-eval?"
+            ) from error
         files.setdefault(name, []).append(json.dumps(_kept(json.loads(line))) + "\n")
     texts = {name: "".join(kept) for name, kept in files.items()}
     if not texts:
@@ -71,8 +73,11 @@ def _read(source: Path) -> dict[str, str]:
 def _write(path: Path, text: str) -> None:
     """All of it or nothing: what is there is committed."""
     beside = path.with_suffix(".new")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def _kept(record: dict[str, Any]) -> dict[str, Any]:

@@ -86,8 +86,6 @@ def _make_parser() -> argparse.ArgumentParser:
 def _check(arguments: argparse.Namespace) -> None:
     """Refuses, without JAX, what can be told from the flags alone."""
     make_suite(arguments.suite, arguments.size, _options(arguments), {})
-    if arguments.out is not None:
-        check_folder(arguments.out)
     for source in arguments.optimizer:
         parse_source(source)
 
@@ -158,6 +156,7 @@ def _main(argv: list[str]) -> int:
         out = arguments.out or Path(
             "results", f"{arguments.suite}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         )
+        check_folder(out, "--out" if arguments.out else "The default --out")
         _run(arguments, out)
     except InputError as error:
         kept = ""

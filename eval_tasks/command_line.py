@@ -19,23 +19,27 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See {self.prog} --help.")
 
 
-def check_folder(folder: Path) -> None:
-    """Refuses, before anything is run, an --out that cannot be a folder or cannot be written into.
+def check_folder(
+    folder: Path, called: str = "--out", wanted: str = "a folder, which may exist or not"
+) -> None:
+    """Refuses, before anything is run, what cannot be made a folder or be written into.
 
     Args:
       folder: may exist or not; of those above it, the first that exists is looked at.
+      called: what to call it in the error.
+      wanted: what it should be.
 
     Raises:
-      InputError: a file is in the way, or one may not write there.
+      InputError: something else is in the way, or one may not write there.
     """
     there = folder
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
         what = "" if there == folder else f", of which {there}"
-        raise InputError(f"--out {folder}{what} is a file; wanted a folder, which may exist or not.")
+        raise InputError(f"{called} {folder}{what} is no folder; wanted {wanted}.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"--out {folder} cannot be written: no permission to write into {there}.")
+        raise InputError(f"{called} {folder} cannot be written: no permission to write into {there}.")
 
 
 def unless_pipe_is_closed(run: Callable[[], int]) -> int:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eval_tasks.command_line import Parser
+from eval_tasks.command_line import Parser, check_folder
 from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
@@ -15,7 +15,7 @@ from mulo.importers import KINDS
 from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.names import lookup
 
-FIGURE_ENDINGS = (".png", ".svg", ".pdf")
+_FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def _data(argv: Sequence[str]) -> int:
@@ -74,10 +74,11 @@ def _check_coord_check(arguments: argparse.Namespace, task: TaskName, path: Path
         if getattr(arguments, flag) < 1:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
-    if path.suffix not in FIGURE_ENDINGS:
-        raise InputError(f"--out is {path}; wanted a file whose name ends in {', '.join(FIGURE_ENDINGS)}.")
+    if path.suffix.lower() not in _FIGURE_ENDINGS or path.is_dir():
+        raise InputError(f"--out is {path}; wanted a file whose name ends in {', '.join(_FIGURE_ENDINGS)}.")
     if not path.parent.is_dir():
         raise InputError(f"--out is {path}; there is no folder {path.parent}: make it first.")
+    check_folder(path.parent, "The folder of --out,")
 
 
 def _make_coord_check_parser() -> Parser:

@@ -85,7 +85,8 @@ class ResultStore:
         self._usable_bytes: int | None = None  # where a torn last line begins
         self._ends_open = False  # the last line is whole, but for its end
         self._lock: IO[bytes] | None = None
-        check_folder(folder)
+        if not self.path.exists():
+            check_folder(folder)
         try:
             if self.path.exists():
                 self._take_lock()

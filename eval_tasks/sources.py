@@ -146,5 +146,5 @@ def _parse_variant(path: str, variant: str) -> Learned:
         else:
             words = (*SCHEDULES, *(f"{number}=X" for number in _NUMBERS))
             lookup(dict.fromkeys(words), word, "variant of a learned optimizer")
-            fields[field] = word
+            fields["schedule"] = word
     return Learned(path, **fields)

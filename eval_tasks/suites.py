@@ -100,6 +100,9 @@ class Series:
         return dataclasses.replace(self, base=dataclasses.replace(self.base, **fields), values=values, **own)
 
 
+_BOUNDS = {"num_seeds": 10_000, "num_tuning_seeds": 10_000, "num_trials": MAX_TRIALS}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Suite:
     """One comparison: the same optimizers on some series.
@@ -119,7 +122,7 @@ class Suite:
 
     def __post_init__(self):
         """Refuses what cannot be run."""
-        for field, bound in (("num_seeds", 2**31), ("num_tuning_seeds", 2**31), ("num_trials", MAX_TRIALS)):
+        for field, bound in _BOUNDS.items():
             if not 1 <= getattr(self, field) <= bound:
                 wanted = "at least 1" if getattr(self, field) < 1 else f"at most {bound}"
                 flag = f"--{field.replace('_', '-')}"

@@ -129,7 +129,7 @@ def _run(argv: Sequence[str]) -> int:
         preset, config = _make_config(arguments)
         name = preset if arguments.config is None else arguments.config.stem
         out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-        check_folder(out)
+        check_folder(out, wanted="a folder that is not there yet")
         if out.exists():
             raise InputError(
                 f"{out} exists already and is not overwritten. If it is a run, go on with it by --resume "

@@ -3,8 +3,10 @@
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+
+_ANSWER = b"\nStopping when this meta-step has ended, and saving; a second signal leaves at once.\n"
 
 
 class StopRequest:
@@ -19,8 +21,9 @@ class StopRequest:
         if self.signal_number is not None:
             raise KeyboardInterrupt
         self.signal_number = number
-        # Not by print, which a signal may come in the midst of.
-        os.write(2, b"Stopping when this meta-step has ended, and saving; a second signal leaves at once.\n")
+        # Not by print, which a signal may come in the midst of; and the terminal may be gone.
+        with suppress(OSError):
+            os.write(2, _ANSWER)
 
 
 @contextmanager

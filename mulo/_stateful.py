@@ -48,8 +48,8 @@ def init(
       The state for `mulo.apply`.
 
     Raises:
-      InputError: a leaf is not of a floating-point dtype, no such checkpoint, or `mup` or `num_steps` is
-        missing where it is needed.
+      InputError: a leaf is not of a floating-point dtype, no such checkpoint, its theta is not of its
+        optimizer, or `mup` or `num_steps` is missing where it is needed.
 
     >>> import mulo
     >>> learned = mulo.SmallFC(hidden_size=4)

@@ -4,6 +4,7 @@ What a checkpoint, a muP and a number of steps must be to one another is decided
 two-line form of `mulo._stateful` too.
 """
 
+import functools
 import os
 from typing import Any, NamedTuple
 
@@ -56,8 +57,9 @@ def optimizer(
       A `GradientTransformationExtraArgs`. Its state is a NamedTuple of arrays.
 
     Raises:
-      InputError: no such checkpoint; `mup` or `num_steps` is missing where it is needed, or is no such
-        thing.
+      InputError: no such checkpoint, or its theta is not of its optimizer; `mup` or `num_steps` is missing
+        where it is needed, or is no such thing. In `update`: no parameters, or the state of another kind of
+        optimizer.
 
     >>> import mulo
     >>> learned = mulo.SmallFC(hidden_size=4)
@@ -81,7 +83,9 @@ def optimizer(
             inner=learned.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
         )
 
-    wanted = type(jax.eval_shape(init, {}).inner)
+    @functools.cache
+    def inner_type() -> type:
+        return type(jax.eval_shape(init, {}).inner)
 
     def update(
         grads: Updates, state: TransformState, params: Params | None = None, *, value: Any = None, **_: Any
@@ -91,11 +95,12 @@ def optimizer(
                 "The update needs the parameters: call tx.update(grads, state, params). A learned optimizer "
                 "looks at their values."
             )
-        found = type(state.inner) if isinstance(state, TransformState) else type(state)
+        is_ours = isinstance(state, TransformState)
+        found, wanted = (type(state.inner), inner_type()) if is_ours else (type(state), TransformState)
         if found is not wanted:
             raise InputError(
-                f"The optimizer state is of type {found.__name__}, not the {wanted.__name__} of "
-                f"{learned.name}: begin with state = tx.init(params), of this very optimizer."
+                f"The optimizer state is of type {found.__name__}; {learned.name} has {wanted.__name__}. "
+                "Begin with state = tx.init(params); one that was saved is restored onto that."
             )
         # Behind the barrier theta is data, as it is in meta-training and in mulo.apply. As a constant it
         # would be folded into the arithmetic by the compiler, and the last bits would differ from theirs.

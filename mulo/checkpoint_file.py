@@ -85,9 +85,11 @@ def check_theta(checkpoint: Checkpoint) -> None:
     found = _shapes(checkpoint.theta)
     for name in [*expected, *found]:
         if expected.get(name) != found.get(name):
+            has, wanted = (f"has shape {s[name]}" if name in s else "is not there" for s in (found, expected))
             raise InputError(
-                f"The checkpoint's theta is not one of this {checkpoint.optimizer.name}: leaf {name} has "
-                f"shape {found.get(name, 'none')}; wanted {expected.get(name, 'none')}."
+                f"The checkpoint's theta was not made for this {checkpoint.optimizer.name}: leaf "
+                f"{name or 'without a name'} {has}; wanted that it {wanted}. "
+                "Was a size changed, as hidden_size?"
             )
 
 
@@ -212,7 +214,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _expected_theta(optimizer: LearnedOptimizer) -> PyTree:
-    return jax.eval_shape(optimizer.init_theta, jax.random.key(0))
+    return jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))  # without a key on the device
 
 
 def _find(path_or_name: str | os.PathLike[str]) -> Path:

@@ -33,9 +33,10 @@ def report(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
+    if arguments.out is not None:
+        check_folder(arguments.out)
     first = arguments.results[0]
     out = arguments.out or (first if first.is_dir() else first.parent) / "report"
-    check_folder(out)
     make_report(arguments.results, out, arguments.reference)
     return 0
 

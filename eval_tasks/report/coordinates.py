@@ -13,7 +13,7 @@ _OTHER = "#999999"  # no change, or not finite
 
 
 def draw_coordinate_check(check: CoordinateCheck, title: str, path: Path) -> None:
-    """Writes the picture as a PNG; a layer has the colour of its verdict.
+    """Writes the picture, of the kind that its ending says; a layer has the colour of its verdict.
 
     Raises:
       InputError: matplotlib is not installed, or the file cannot be written.

@@ -98,10 +98,10 @@ def test_a_baseline_is_tuned_and_shown_with_its_learning_rate(tmp_path, capsys):
         ("--suite wide --optimizer mulo-s@cosine,linear", "mulo-s@cosine,linear gives its schedule twice"),
         (
             "--suite wide --optimizer adamw --out {file}",
-            "is a file; wanted a folder, which may exist or not.",
+            "is no folder; wanted a folder, which may exist or not.",
         ),
-        ("--suite wide --optimizer adamw --out {file}/a/b", "is a file; wanted a folder, which may exist"),
-        ("report {tmp} --out {file}/a", "is a file; wanted a folder, which may exist or not."),
+        ("--suite wide --optimizer adamw --out {file}/a/b", "is no folder; wanted a folder, which may exist"),
+        ("report {tmp} --out {file}/a", "is no folder; wanted a folder, which may exist or not."),
         ("report {tmp}", "is a folder without results.jsonl; wanted one that has it, or files"),
         ("report {file}", "Nothing to report on: there are no finished runs in {file}."),
         (

@@ -245,7 +245,7 @@ def test_command(tmp_path, capsys):
     assert "Did you mean 'adamw'" in capsys.readouterr().err
     (tmp_path / "taken").write_text("")
     assert main(["report", str(tmp_path), "--out", str(tmp_path / "taken")]) == 2
-    assert "taken is a file; wanted a folder" in capsys.readouterr().err
+    assert "taken is no folder; wanted a folder" in capsys.readouterr().err
 
 
 def test_reports_need_no_jax(tmp_path):

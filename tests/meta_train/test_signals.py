@@ -1,3 +1,5 @@
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -15,11 +17,21 @@ def test_the_first_signal_asks_and_the_second_leaves(number, capfd):
     with stop_on_signals() as request:
         signal.raise_signal(number)
         assert request.signal_number == number
-        assert capfd.readouterr().err.startswith("Stopping when this meta-step has ended")
+        assert capfd.readouterr().err.startswith("\nStopping when this meta-step has ended")
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(number)
     assert signal.getsignal(number) == before
     signal.signal(number, original)
+
+
+def test_a_terminal_that_is_gone_does_not_keep_a_run_from_saving(monkeypatch):
+    def write(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "write", write)
+    with stop_on_signals() as request:
+        signal.raise_signal(signal.SIGTERM)
+    assert request.signal_number == signal.SIGTERM
 
 
 def test_under_nohup_a_hang_up_is_no_request():
