@@ -24,7 +24,7 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
-# Half the meta-steps of the preset, so that all of it takes seven minutes on two slow cores.
+# Half the meta-steps of the preset, so that training and evaluation take seven minutes on two slow cores.
 demo: $(READY)
 	$(BIN)/mulo-meta-train --preset quick --meta-steps 1000 --seed 0 --out $(DEMO)
 	$(BIN)/mulo-eval --suite wide --optimizer $(DEMO) --num-steps 200 --out $(DEMO)/wide

@@ -1,4 +1,4 @@
-"""The tables of docs/results.md and the model cards are what the committed results say."""
+"""The tables of README, docs and the model cards are what the committed results say."""
 
 import json
 
