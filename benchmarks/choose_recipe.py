@@ -7,11 +7,11 @@ No run sees the examples that suites take validation losses on: a fifth of the t
 their place. Optimizers are given as to `mulo-eval --optimizer`.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command_line import Parser
 from eval_tasks.contenders import make_contenders
 from eval_tasks.data import load_data
 from eval_tasks.data.source import Source, hold_out
@@ -58,7 +58,7 @@ def make_suite(tasks: Sequence[str], num_seeds: int) -> Suite:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Adds what is missing to the results; 0."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("optimizers", nargs="+", help="as to mulo-eval --optimizer")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), help="some of these (default: all)")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with ResultStore(arguments.out, notify=say) as store:
             Evaluation(suite, store, progress, load=load_held_out).evaluate(contenders)
     except InputError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
     return 0
 
 

@@ -6,13 +6,13 @@ Curves of tuning runs are left out, those of the others rounded to five digits: 
 are read off them. All else stays as `mulo-eval` wrote it. A line that is not whole refuses the whole file.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import Parser
 from eval_tasks.command_line import check_folder
 from eval_tasks.results import FILE_NAME, parse_line
 from mulo.errors import InputError
@@ -23,7 +23,7 @@ MAX_BYTES = 2**20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads a results file, or a folder with one, and writes a folder; 0."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("results", type=Path, help="results file, or folder with results.jsonl")
     parser.add_argument("out", type=Path, help="folder; files of other optimizers that are there stay")
     arguments = parser.parse_args(argv)
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, text in texts.items():
             _write(arguments.out / f"{name}.jsonl", text)
     except (InputError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+        parser.error(str(error))
     return 0
 
 

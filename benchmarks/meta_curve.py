@@ -5,13 +5,13 @@
 writes benchmarks/results/meta-training/mulo-x.csv and checkpoints/mulo-x/meta-loss.png.
 """
 
-import argparse
 import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.command_line import Parser
 from eval_tasks.report.canvas import drawing, new_figure, plain_axes, style
 
 ROOT = Path(__file__).parent.parent
@@ -22,7 +22,7 @@ WINDOW = 20
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Reads a run's metrics, writes both files; 0."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("run", type=Path, help="run directory")
     parser.add_argument("--name", required=True, help="of the released optimizer")
     arguments = parser.parse_args(argv)

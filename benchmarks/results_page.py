@@ -11,13 +11,13 @@ A table stands between two comments; the first says what it shows:
 benchmarks/results/zero-shot; the rest may be left out.
 """
 
-import argparse
 import functools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.command_line import Parser
 from eval_tasks.measures import Part, measure
 from eval_tasks.report.tables import (
     Table,
@@ -79,8 +79,7 @@ def _table_text(description: str) -> str:
 
 
 def _learned_first(table: Table, part: Part) -> Table:
-    cells = [(label, cell) for row in part.cells.values() for label, cell in row.items()]
-    learned = {label for label, cell in cells if cell.records[0]["provenance"]}
+    learned = part.learned
     return table._replace(rows=sorted(table.rows, key=lambda row: row[0].text not in learned))
 
 
@@ -132,7 +131,7 @@ def _row(texts: Iterable[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Rewrites the pages that are not up to date, or says which these are."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(description=__doc__.partition("\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; 1 where something would change")
     arguments = parser.parse_args(argv)
     changed = []
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             after = fill(before)
         except InputError as error:
-            parser.exit(2, f"{parser.prog}: error: {page.relative_to(ROOT)}: {error}\n")
+            parser.error(f"{page.relative_to(ROOT)}: {error}")
         if after != before:
             changed.append(page)
             if not arguments.check:

@@ -97,6 +97,12 @@ class Part:
     notes: Sequence[str]
 
     @property
+    def learned(self) -> frozenset[str]:
+        """The labels of learned optimizers: those that have a provenance."""
+        cells = [(label, cell) for row in self.cells.values() for label, cell in row.items()]
+        return frozenset(label for label, cell in cells if cell.records[0]["provenance"])
+
+    @property
     def lines(self) -> Mapping[tuple[str, str], Sequence[Point]]:
         """The points of each series and axis, in their order; an axis of tasks is one line."""
         lines: dict[tuple[str, str], list[Point]] = {}

@@ -147,7 +147,7 @@ def _draw_loss(axes: Any, part: Part, points: Sequence[Point], field: str, style
         means = [np.nan if cell is None else _or_nan(getattr(cell, field).mean) for cell in cells]
         axes.plot(
             places, means, color=look.colour, marker=look.marker, linestyle=look.dashes, markersize=5,
-            linewidth=2.8 if _is_learned(part, label) else 1.3, zorder=3,
+            linewidth=2.8 if label in part.learned else 1.3, zorder=3,  # so that they stand out
         )  # fmt: skip
         for place, cell in zip(places, cells, strict=True):
             runs = [run[field] for run in cell.records if run[field] is not None] if cell else []
@@ -167,11 +167,6 @@ def _draw_loss(axes: Any, part: Part, points: Sequence[Point], field: str, style
     axes.set_ylabel(f"final loss ({_unit(part.cells[points[0]])})")
     _scale_losses(axes, shown)
     plain_axes(axes)
-
-
-def _is_learned(part: Part, label: str) -> bool:
-    """Whether it has a provenance; such lines stand out."""
-    return any(label in row and row[label].records[0]["provenance"] for row in part.cells.values())
 
 
 def _mark_diverged(axes: Any, place: float, label: str, part: Part, look: Style) -> None:
