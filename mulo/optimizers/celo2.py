@@ -28,10 +28,10 @@ from mulo.optimizers._accumulators import (
     factored_axes,
     init_accumulators,
 )
-from mulo.optimizers._blocks import is_sharded
 from mulo.optimizers._features import VELO_FEATURES, gradient_factors
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import dot, init_mlp
+from mulo.optimizers._orthogonalise import orthogonalise
 from mulo.optimizers._tensors import (
     Tensor,
     flat_multipliers,
@@ -43,8 +43,7 @@ from mulo.optimizers._tensors import (
 DECAYS = INITIAL_DECAYS._replace(second_moment=np.float32([0.95]))
 ADAM_RATE = 20.0
 """Learning rate of Adam over step_mult; of its weight decay too."""
-NEWTON_SCHULZ = (3.4445, -4.775, 2.0315)
-NUM_ITERATIONS = 5
+NEWTON_SCHULZ_ITERATIONS = 5
 NUM_VECTOR_FEATURES = 15
 """Tensors of rank 0 and 1 have so many features, the first ones."""
 
@@ -153,7 +152,7 @@ class Celo2(Configured):
         hidden = [jax.nn.relu(dot(hidden, mlp["w1"], unit, mlp["b1"][unit])) for unit in units]
         direction = dot(hidden, mlp["w2"], 0, mlp["b2"][0])
         if self.newton_schulz and param.ndim >= 2:
-            direction = orthogonalise(direction)
+            direction = orthogonalise(direction, NEWTON_SCHULZ_ITERATIONS)
         return direction * _inverse_rms(direction)
 
 
@@ -192,32 +191,3 @@ def _make_features(accumulators: Accumulators, grad: jax.Array, param: jax.Array
         features += [*rows, *cols, *(jax.lax.rsqrt(x + 1e-8) for x in (*rows, *cols))]
         features += [momentum * factor for momentum, factor in zip(momenta, factors, strict=True)]
     return features
-
-
-def orthogonalise(x: jax.Array) -> jax.Array:
-    """Newton-Schulz iterations on the last two axes: singular values come near 1.
-
-    Five of them, with the coefficients of Muon. x: [..., m, n] -> the same shape.
-
-    >>> singular = jnp.linalg.svd(orthogonalise(jnp.diag(jnp.array([3.0, 1.0]))), compute_uv=False)
-    >>> bool(jnp.all(jnp.abs(singular - 1) < 0.35))
-    True
-    """
-    a, b, c = NEWTON_SCHULZ
-    tall = x.shape[-2] > x.shape[-1]
-    x = jnp.swapaxes(x, -1, -2) if tall else x
-    x = x / (jnp.sqrt(jnp.sum(jnp.square(x), axis=(-1, -2), keepdims=True)) + 1e-8)
-    spread = whole = None
-    if is_sharded(x):
-        spread = jax.typeof(x).sharding
-        spec = jax.sharding.PartitionSpec(*spread.spec[:-2], None, None)
-        whole = jax.sharding.NamedSharding(spread.mesh, spec)
-    for _ in range(NUM_ITERATIONS):
-        gram = _matmul(x, jnp.swapaxes(x, -1, -2), whole)
-        x = a * x + _matmul(b * gram + c * _matmul(gram, gram, whole), x, spread)
-    return jnp.swapaxes(x, -1, -2) if tall else x
-
-
-def _matmul(x: jax.Array, y: jax.Array, sharding: jax.sharding.Sharding | None) -> jax.Array:
-    """The product; `sharding` is its own, where the types of its factors have one."""
-    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST, out_sharding=sharding)
