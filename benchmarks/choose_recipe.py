@@ -27,6 +27,7 @@ TASKS: Mapping[str, tuple[int, int]] = {  # inner steps and batch size
     "mlp-w192-d4_digits": (500, 128),
     "mlp-w384-d2_cifar10-8": (500, 128),
     "mlp-w48-d8_cifar10-8": (500, 128),
+    "mlp-w48-d4_cifar10-16": (500, 128),
     "convnet-w24-d2_digits": (200, 32),
     "vit-w48-d2-h4_digits": (300, 32),
     "transformer-w48-d1-h4_pydoc-16": (300, 16),

@@ -59,6 +59,9 @@ _CAME_LATER = {
 }
 """Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
+_CAME_LATER_TO = {"direction_fc": {"newton_schulz": False}}
+"""The same of fields that another learned optimizer had before."""
+
 
 def _field(default: Any, help_text: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": help_text})
@@ -126,7 +129,9 @@ class MetaTrainConfig:
         "growth", "how readily steps of a tensor grow unless its gradients turn around; 0 = never"
     )
     overshoot: float | None = _own_field("overshoot", "by how much they may turn around while steps grow")
-    newton_schulz: bool | None = _own_field("newton_schulz", "it makes the steps of matrices orthogonal")
+    newton_schulz: bool | None = _own_field(
+        "newton_schulz", "directions of matrices are made near orthogonal"
+    )
     normalised: bool | None = _own_field(
         "normalised", "its directions have root mean square 1 in each tensor"
     )
@@ -285,7 +290,8 @@ class MetaTrainConfig:
 
     def digest(self) -> str:
         """SHA-256 of the fields, hexadecimal."""
-        fields = {key: value for key, value in self.to_dict().items() if _CAME_LATER.get(key) != value}
+        came_later = {**_CAME_LATER, **_CAME_LATER_TO.get(self.optimizer, {})}
+        fields = {key: value for key, value in self.to_dict().items() if came_later.get(key) != value}
         canonical = json.dumps(fields, sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 

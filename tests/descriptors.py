@@ -145,6 +145,11 @@ DIRECTION_FC = LearnedOptimizerRow(
     golden_theta=direction_fc_golden_theta,
     num_steps=50,
 )
+DIRECTION_FC_ORTHOGONAL = dataclasses.replace(
+    DIRECTION_FC,
+    name="direction_fc_orthogonal",
+    make=lambda: mulo.DirectionFC(hidden_size=4, step_mult=0.001, growth=20.0, newton_schulz=True),
+)
 ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2, DIRECTION_FC)
 ROW_OF_EACH_STATE = (SMALL_FC_H4, VELO, DIRECTION_FC)
-ROW_OF_EACH_NORMALISATION = (*ROWS, SMALL_FC_SCALE_FREE)
+ROW_OF_EACH_NORMALISATION = (*ROWS, SMALL_FC_SCALE_FREE, DIRECTION_FC_ORTHOGONAL)

@@ -56,6 +56,7 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "decay_steps": 0.0,
         "growth": 0.0,
         "overshoot": 0.2,
+        "newton_schulz": False,
     },
 }
 """The fields of each class with their defaults."""

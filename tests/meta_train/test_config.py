@@ -75,6 +75,9 @@ def test_runs_of_before_other_learned_optimizers_can_be_resumed():
     # SHA-256 of these configurations at the version that knew small_fc alone.
     assert PRESETS["quick"].digest().startswith("219f0cf5d591efcd")
     assert PRESETS["paper-m"].digest().startswith("4e68a3351ad568c7")
+    # The same of one whose optimizer had newton_schulz before DirectionFC.
+    celo2_base = PRESETS["quick"].replace(optimizer="celo2", newton_schulz=False)
+    assert celo2_base.digest().startswith("357be1110ead1c9d")
     fields = json.loads(PRESETS["quick"].to_json())
     for name in ("inner_max_global_norm", "trained_part", "initial_theta"):
         del fields[name]

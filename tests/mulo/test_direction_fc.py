@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import mulo
 from tests.closeness import assert_trees_equal
@@ -186,8 +188,54 @@ def test_the_length_of_the_run_is_asked_for_and_the_loss_is_not():
         ({"hidden_size": 1}, "wanted at least 2"),
         ({"growth": 1e39}, r"growth is 1e\+39; wanted 0 to 1000"),
         ({"overshoot": 1.5}, "overshoot is 1.5; wanted 0 to 1"),
+        ({"newton_schulz": True, "normalised": False}, "newton_schulz is True and normalised False"),
     ],
 )
 def test_what_it_cannot_be_is_refused(fields, message):
     with pytest.raises(mulo.InputError, match=message):
         mulo.DirectionFC(**fields)
+
+
+def near_orthogonal(matrices):
+    """Three Newton-Schulz iterations on the singular values. matrices: [..., m, n]."""
+    left, singular, right = np.linalg.svd(matrices, full_matrices=False)
+    singular = singular / np.linalg.norm(singular, axis=-1, keepdims=True)
+    for _ in range(3):
+        singular = 3.4445 * singular - 4.775 * singular**3 + 2.0315 * singular**5
+    return left * singular[..., np.newaxis, :] @ right
+
+
+def test_newton_schulz_makes_directions_of_matrices_near_orthogonal_and_as_large_as_before():
+    shapes = {"b": (5,), "conv": (3, 2, 4, 5), "stacked": (2, 6, 9), "w": (16, 12)}
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
+    draw = np.random.default_rng(4)
+    grads = jax.tree.map(lambda p: draw.normal(size=p.shape).astype(np.float32), params)
+    plain, orthogonal = (
+        mulo.DirectionFC(schedule="constant", newton_schulz=newton_schulz) for newton_schulz in (False, True)
+    )
+    theta = plain.init_theta(jax.random.key(0))
+    without, with_it = (updates_of(o, theta, 100, 2, params, grads) for o in (plain, orthogonal))
+    assert_trees_equal(with_it["b"], without["b"])
+    # A kernel of a convolution is one matrix of all that it sums over.
+    for name, shape in {"conv": (24, 5), "stacked": (2, 6, 9), "w": (16, 12)}.items():
+        wanted = near_orthogonal(np.asarray(np.reshape(without[name], shape), np.float64))
+        wanted *= 0.01 / np.sqrt(np.mean(wanted**2))
+        np.testing.assert_allclose(np.reshape(with_it[name], shape), wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [P("x"), P(None, None, "x"), P(None, None, None, "x")], ids=str)
+def test_kernels_of_convolutions_may_be_sharded_along_any_axis(spec):
+    optimizer = mulo.DirectionFC(newton_schulz=True)
+    theta = optimizer.init_theta(jax.random.key(0))
+    draw = np.random.default_rng(0)
+    params, grads = ({"conv": draw.normal(size=(8, 3, 8, 16)).astype(np.float32)} for _ in range(2))
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Explicit,))
+
+    @jax.jit
+    def first_updates(params, grads):
+        return optimizer.update(theta, optimizer.init(theta, params, 10), grads, params, None, None)[0]
+
+    wanted = first_updates(params, grads)["conv"]
+    found = first_updates(*jax.device_put((params, grads), NamedSharding(mesh, spec)))["conv"]
+    assert found.sharding.is_equivalent_to(NamedSharding(mesh, spec), 4)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
