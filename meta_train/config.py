@@ -38,8 +38,9 @@ _RENAMED = {
     "weight_decay": "inner_weight_decay",
     "max_global_norm": "inner_max_global_norm",
     "schedule": "inner_schedule",
+    "epsilon": "inner_epsilon",
 }
-"""Fields of learned optimizers that are called like fields of the meta-optimizer."""
+"""Fields of learned optimizers whose names are those of the meta-optimizer or could be taken for its."""
 
 OWN_FIELDS: Mapping[str, Mapping[str, Any]] = {
     optimizer: {_RENAMED.get(name, name): default for name, default in fields.items()}
@@ -56,6 +57,7 @@ _CAME_LATER = {
     "decay_steps": 0.0,
     "growth": 0.0,
     "overshoot": 0.2,
+    "inner_epsilon": 0.0,
 }
 """Fields that runs of before do not have, with the value that says the same as leaving them out."""
 
@@ -131,6 +133,9 @@ class MetaTrainConfig:
     overshoot: float | None = _own_field("overshoot", "by how much they may turn around while steps grow")
     newton_schulz: bool | None = _own_field(
         "newton_schulz", "directions of matrices are made near orthogonal"
+    )
+    inner_epsilon: float | None = _own_field(
+        "inner_epsilon", "its steps become smaller where momentum is below this share of gradients; 0 = never"
     )
     normalised: bool | None = _own_field(
         "normalised", "its directions have root mean square 1 in each tensor"

@@ -36,6 +36,21 @@ def orthogonalise(x: jax.Array, num_iterations: int) -> jax.Array:
     return jnp.swapaxes(x, -1, -2) if tall else x
 
 
+def orthogonalise_kernel(x: jax.Array, num_iterations: int) -> jax.Array:
+    """`orthogonalise`, but of a tensor of rank 4 or more, as kernels of convolutions are, as one matrix.
+
+    x: [..., m, n], or [*summed_over, n] of rank 4 or more -> the same shape.
+    """
+    if x.ndim < 4:
+        return orthogonalise(x, num_iterations)
+    spread = whole = None
+    if is_sharded(x):  # JAX asks how axes that become one are to be sharded
+        spread = jax.typeof(x).sharding
+        whole = jax.sharding.NamedSharding(spread.mesh, jax.sharding.PartitionSpec(None, spread.spec[-1]))
+    matrix = jnp.reshape(x, (-1, x.shape[-1]), out_sharding=whole)
+    return jnp.reshape(orthogonalise(matrix, num_iterations), x.shape, out_sharding=spread)
+
+
 def _matmul(x: jax.Array, y: jax.Array, sharding: jax.sharding.Sharding | None) -> jax.Array:
     """The product; `sharding` is its own, where the types of its factors have one."""
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST, out_sharding=sharding)

@@ -57,6 +57,7 @@ FIELDS: Mapping[str, Mapping[str, int | float | bool | str]] = {
         "growth": 0.0,
         "overshoot": 0.2,
         "newton_schulz": False,
+        "epsilon": 0.0,
     },
 }
 """The fields of each class with their defaults."""

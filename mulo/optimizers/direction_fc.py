@@ -4,12 +4,13 @@ The parts are those of others, under muP: features that do not depend on the sca
 of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
 of a tensor p, of a run of T steps, is
 
-    -schedule(t / T) * (size * multiplier * rate * grown * direction / rms(direction) + decay * p)
+    -schedule(t / T) * (size * multiplier * rate * grown * left * direction / rms(direction) + decay * p)
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), which
 `newton_schulz` makes near orthogonal in matrices, as Muon and Celo2 do, a learned `rate` for each of three
 kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is 2 or more. `grown`
-is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`).
+is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`), and `left` is 1 or,
+with `epsilon`, less where its gradients vanish (`_vanishing`).
 """
 
 import dataclasses
@@ -30,12 +31,11 @@ from mulo.optimizers._accumulators import (
     bound_gradient,
     init_accumulators,
 )
-from mulo.optimizers._blocks import is_sharded
 from mulo.optimizers._features import SMALL_FC_FEATURES, inverse_rms, make_ingredients, mean
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._growth import MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
-from mulo.optimizers._orthogonalise import orthogonalise
+from mulo.optimizers._orthogonalise import orthogonalise_kernel
 from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers._tensors import (
     Tensor,
@@ -45,6 +45,7 @@ from mulo.optimizers._tensors import (
     put_together,
     take_apart,
 )
+from mulo.optimizers._vanishing import rms_share, share_correction
 from mulo.optimizers.schedules import SCHEDULES
 from mulo.optimizers.small_fc import effective_decays, initial_decay_offsets
 
@@ -87,6 +88,7 @@ class _Amounts(NamedTuple):
     decay: jax.Array  # share of a matrix that is taken off
     growth_speed: jax.Array  # see `grow`
     bias_correction: jax.Array  # see `agreement`
+    share_correction: jax.Array  # see `rms_share`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,8 @@ class DirectionFC(Configured):
         iterations: all that a gradient says of a matrix gets steps of about one size. On the last two axes;
         of rank 4 and more, for kernels of convolutions with their outputs last, on that axis and all others.
         Needs `normalised`.
+      epsilon: steps of a tensor become smaller, in proportion, where the root mean square of its momentum is
+        below this share of that of all its gradients so far: where gradients vanish. 0 for never.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -138,13 +142,14 @@ class DirectionFC(Configured):
     growth: float = 0.0
     overshoot: float = 0.2
     newton_schulz: bool = False
+    epsilon: float = 0.0
 
     def __post_init__(self):
         """Refuses what cannot be built."""
         super().__post_init__()
         if self.hidden_size < 2:
             raise InputError(f"hidden_size is {self.hidden_size}; wanted at least 2, which begin as Adam.")
-        for name, bound in (("growth", MAX_GROWTH), ("overshoot", 1.0)):
+        for name, bound in (("growth", MAX_GROWTH), ("overshoot", 1.0), ("epsilon", 1.0)):
             if getattr(self, name) > bound:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted 0 to {bound:g}.")
         if self.newton_schulz and not self.normalised:
@@ -207,17 +212,13 @@ class DirectionFC(Configured):
         def update_tensor(
             tensor: Tensor, multiplier: jax.Array, log_growth: jax.Array
         ) -> tuple[jax.Array, Accumulators, jax.Array]:
-            grad = bound_gradient(tensor.grad)
-            accumulators = accumulate(decays, tensor.accumulators, grad)
+            before, tensor = tensor, _add_gradient(decays, tensor)
             rate = multiplier * amounts.size * _rate(theta["rates"], tensor.param.ndim, multiplier)
-            if self.growth:
-                agreed = agreement(tensor.accumulators, accumulators, grad, amounts.bias_correction)
-                log_growth = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
-                rate *= jnp.exp(log_growth)
-            step = rate * self._direction(theta["mlp"], tensor._replace(accumulators=accumulators))
+            factor, log_growth = self._factor(before, tensor, log_growth, amounts)
+            step = rate * factor * self._direction(theta["mlp"], tensor)
             if tensor.param.ndim > 1:
                 step += amounts.decay * tensor.param
-            return -amounts.schedule * step, accumulators, log_growth
+            return -amounts.schedule * step, tensor.accumulators, log_growth
 
         results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params), state.log_growth)
         updates, accumulators = put_together([row[:2] for row in results], state.accumulators, params)
@@ -239,7 +240,22 @@ class DirectionFC(Configured):
             # Less in longer runs: where noise is all there is, growth would undo that steps are smaller.
             growth_speed=self.growth * jnp.maximum(0.0, 1.0 - 2.0 * (step / short)) / state.num_steps,
             bias_correction=1.0 - decays.momentum[MOMENTUM] ** step,
+            share_correction=share_correction(decays, step + 1.0),
         )
+
+    def _factor(
+        self, before: Tensor, after: Tensor, log_growth: jax.Array, amounts: _Amounts
+    ) -> tuple[jax.Array, jax.Array]:
+        """What a tensor's step is multiplied with beside its rate, and its growth from now on, [] each."""
+        factor = jnp.ones([])
+        if self.growth:
+            agreed = agreement(before.accumulators, after.accumulators, after.grad, amounts.bias_correction)
+            log_growth = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
+            factor *= jnp.exp(log_growth)
+        if self.epsilon:
+            share = rms_share(after.accumulators, amounts.share_correction)
+            factor *= jnp.minimum(1.0, share / self.epsilon)
+        return factor, log_growth
 
     def _direction(self, mlp: Theta, tensor: Tensor) -> jax.Array:
         """What the network says of a tensor whose statistics have been updated, [*shape]."""
@@ -248,24 +264,17 @@ class DirectionFC(Configured):
         )
         direction = apply_mlp(mlp, ingredients, axis_features, None, features=SMALL_FC_FEATURES, exp_mult=0.0)
         if self.newton_schulz and tensor.param.ndim > 1:
-            direction = _near_orthogonal(direction)
+            direction = orthogonalise_kernel(direction, NEWTON_SCHULZ_ITERATIONS)
         if self.normalised:
             direction *= inverse_rms(mean(jnp.square(direction)), 1e-12)
         # Without a gradient so far the features that are left say nothing.
         return jnp.where(mean(tensor.accumulators.second_moment) > 0, direction, 0.0)
 
 
-def _near_orthogonal(direction: jax.Array) -> jax.Array:
-    """A tensor of rank 4 or more, as kernels of convolutions are, as one matrix; stacks of matrices else."""
-    shape = direction.shape
-    if len(shape) < 4:
-        return orthogonalise(direction, NEWTON_SCHULZ_ITERATIONS)
-    spread = whole = None
-    if is_sharded(direction):  # JAX asks how axes that become one are to be sharded
-        spread = jax.typeof(direction).sharding
-        whole = jax.sharding.NamedSharding(spread.mesh, jax.sharding.PartitionSpec(None, spread.spec[-1]))
-    matrix = jnp.reshape(direction, (-1, shape[-1]), out_sharding=whole)
-    return jnp.reshape(orthogonalise(matrix, NEWTON_SCHULZ_ITERATIONS), shape, out_sharding=spread)
+def _add_gradient(decays: Decays, tensor: Tensor) -> Tensor:
+    """The tensor with its gradient, bounded, in its statistics."""
+    grad = bound_gradient(tensor.grad)
+    return tensor._replace(grad=grad, accumulators=accumulate(decays, tensor.accumulators, grad))
 
 
 def _begin_as_adam(mlp: Theta) -> Theta:

@@ -11,7 +11,7 @@ SIGNATURES = {
     "Checkpoint": "(optimizer, theta, parametrization, provenance=<factory>)",
     "CheckpointError": "an error",
     "DirectionFC": "(*, hidden_size=8, step_mult=0.01, scale_free=True, normalised=True, schedule='linear', "
-    "weight_decay=0.0, decay_steps=0.0, growth=0.0, overshoot=0.2, newton_schulz=False)",
+    "weight_decay=0.0, decay_steps=0.0, growth=0.0, overshoot=0.2, newton_schulz=False, epsilon=0.0)",
     "InputError": "an error",
     "MuVeLO": "(*, lstm_hidden_size=16, num_banks=8, hidden_size=4, interp_mult=1.0, param_scale=False, "
     "step_mult=0.001, exp_mult=0.001)",
