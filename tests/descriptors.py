@@ -149,7 +149,7 @@ DIRECTION_FC_ORTHOGONAL = dataclasses.replace(
     DIRECTION_FC,
     name="direction_fc_orthogonal",
     make=lambda: mulo.DirectionFC(
-        hidden_size=4, step_mult=0.001, growth=20.0, newton_schulz=True, epsilon=0.5
+        hidden_size=4, step_mult=0.001, growth=20.0, newton_schulz=True, epsilon=1.0
     ),
 )
 ROWS = (SMALL_FC_H4, SMALL_FC_H32, VELO, CELO, CELO_ADAM, CELO2, DIRECTION_FC)

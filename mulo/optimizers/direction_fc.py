@@ -4,13 +4,13 @@ The parts are those of others, under muP: features that do not depend on the sca
 of root mean square 1 (Celo2, arXiv 2602.19142), a schedule from outside, and decoupled weight decay. The step
 of a tensor p, of a run of T steps, is
 
-    -schedule(t / T) * (size * multiplier * rate * grown * left * direction / rms(direction) + decay * p)
+    -schedule(t / T) * (size * multiplier * rate * factor * direction / rms(direction) + decay * p)
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), which
 `newton_schulz` makes near orthogonal in matrices, as Muon and Celo2 do, a learned `rate` for each of three
-kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is 2 or more. `grown`
-is 1 or, with `growth`, how much the steps of this tensor have grown so far (`_growth`), and `left` is 1 or,
-with `epsilon`, less where its gradients vanish (`_vanishing`).
+kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is 2 or more. `factor`
+is 1; with `growth` it is how much the steps of this tensor have grown so far (`_growth`), and with `epsilon`
+less where its gradients vanish (`_vanishing`).
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ from mulo.optimizers._tensors import (
     put_together,
     take_apart,
 )
-from mulo.optimizers._vanishing import rms_share, share_correction
+from mulo.optimizers._vanishing import SMALLEST_EPSILON, rms_share, share_correction
 from mulo.optimizers.schedules import SCHEDULES
 from mulo.optimizers.small_fc import effective_decays, initial_decay_offsets
 
@@ -84,7 +84,7 @@ class _Amounts(NamedTuple):
     """Of one step, all [], float32."""
 
     schedule: jax.Array
-    size: jax.Array  # root mean square of a step before its rate, multiplier and growth
+    size: jax.Array  # root mean square of a step before its rate, multiplier and factor
     decay: jax.Array  # share of a matrix that is taken off
     growth_speed: jax.Array  # see `grow`
     bias_correction: jax.Array  # see `agreement`
@@ -117,8 +117,9 @@ class DirectionFC(Configured):
         iterations: all that a gradient says of a matrix gets steps of about one size. On the last two axes;
         of rank 4 and more, for kernels of convolutions with their outputs last, on that axis and all others.
         Needs `normalised`.
-      epsilon: steps of a tensor become smaller, in proportion, where the root mean square of its momentum is
-        below this share of that of all its gradients so far: where gradients vanish. 0 for never.
+      epsilon: steps of a tensor become smaller, in proportion, where the root mean square of its middle
+        momentum is below this share of that of its gradients, as the second moment has it: where gradients
+        vanish. Of pure noise the share is about a tenth, so far below that. 0 for never.
 
     >>> optimizer = DirectionFC()
     >>> theta = optimizer.init_theta(jax.random.key(0))
@@ -152,6 +153,8 @@ class DirectionFC(Configured):
         for name, bound in (("growth", MAX_GROWTH), ("overshoot", 1.0), ("epsilon", 1.0)):
             if getattr(self, name) > bound:
                 raise InputError(f"{name} is {getattr(self, name)}; wanted 0 to {bound:g}.")
+        if 0 < self.epsilon < SMALLEST_EPSILON:
+            raise InputError(f"epsilon is {self.epsilon}; wanted 0, or {SMALLEST_EPSILON} to 1.")
         if self.newton_schulz and not self.normalised:
             raise InputError("newton_schulz is True and normalised False; wanted normalised True too.")
         lookup(SCHEDULES, self.schedule, "schedule")
@@ -212,13 +215,15 @@ class DirectionFC(Configured):
         def update_tensor(
             tensor: Tensor, multiplier: jax.Array, log_growth: jax.Array
         ) -> tuple[jax.Array, Accumulators, jax.Array]:
-            before, tensor = tensor, _add_gradient(decays, tensor)
+            before = tensor.accumulators
+            after = accumulate(decays, before, bound_gradient(tensor.grad))
+            tensor = tensor._replace(accumulators=after)
             rate = multiplier * amounts.size * _rate(theta["rates"], tensor.param.ndim, multiplier)
-            factor, log_growth = self._factor(before, tensor, log_growth, amounts)
+            factor, log_growth = self._step_factor(before, tensor, log_growth, amounts)
             step = rate * factor * self._direction(theta["mlp"], tensor)
             if tensor.param.ndim > 1:
                 step += amounts.decay * tensor.param
-            return -amounts.schedule * step, tensor.accumulators, log_growth
+            return -amounts.schedule * step, after, log_growth
 
         results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params), state.log_growth)
         updates, accumulators = put_together([row[:2] for row in results], state.accumulators, params)
@@ -243,17 +248,18 @@ class DirectionFC(Configured):
             share_correction=share_correction(decays, step + 1.0),
         )
 
-    def _factor(
-        self, before: Tensor, after: Tensor, log_growth: jax.Array, amounts: _Amounts
+    def _step_factor(
+        self, before: Accumulators, tensor: Tensor, log_growth: jax.Array, amounts: _Amounts
     ) -> tuple[jax.Array, jax.Array]:
         """What a tensor's step is multiplied with beside its rate, and its growth from now on, [] each."""
-        factor = jnp.ones([])
+        factor = jnp.ones([], jnp.float32)
         if self.growth:
-            agreed = agreement(before.accumulators, after.accumulators, after.grad, amounts.bias_correction)
+            grad = bound_gradient(tensor.grad)
+            agreed = agreement(before, tensor.accumulators, grad, amounts.bias_correction)
             log_growth = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
             factor *= jnp.exp(log_growth)
         if self.epsilon:
-            share = rms_share(after.accumulators, amounts.share_correction)
+            share = rms_share(tensor.accumulators, amounts.share_correction)
             factor *= jnp.minimum(1.0, share / self.epsilon)
         return factor, log_growth
 
@@ -269,12 +275,6 @@ class DirectionFC(Configured):
             direction *= inverse_rms(mean(jnp.square(direction)), 1e-12)
         # Without a gradient so far the features that are left say nothing.
         return jnp.where(mean(tensor.accumulators.second_moment) > 0, direction, 0.0)
-
-
-def _add_gradient(decays: Decays, tensor: Tensor) -> Tensor:
-    """The tensor with its gradient, bounded, in its statistics."""
-    grad = bound_gradient(tensor.grad)
-    return tensor._replace(grad=grad, accumulators=accumulate(decays, tensor.accumulators, grad))
 
 
 def _begin_as_adam(mlp: Theta) -> Theta:

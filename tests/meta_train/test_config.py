@@ -78,6 +78,8 @@ def test_runs_of_before_other_learned_optimizers_can_be_resumed():
     # The same of one whose optimizer had newton_schulz before DirectionFC.
     celo2_base = PRESETS["quick"].replace(optimizer="celo2", newton_schulz=False)
     assert celo2_base.digest().startswith("357be1110ead1c9d")
+    # And of one of DirectionFC's, before it had newton_schulz and epsilon.
+    assert PRESETS["mulo-x"].digest().startswith("ed5c55c876248300")
     fields = json.loads(PRESETS["quick"].to_json())
     for name in ("inner_max_global_norm", "trained_part", "initial_theta"):
         del fields[name]

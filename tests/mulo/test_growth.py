@@ -88,9 +88,9 @@ def test_a_leaf_without_entries_and_one_without_gradients_leave_those_of_others_
     assert np.all(np.asarray(state.log_growth) > 0.1)
 
 
-@pytest.mark.parametrize("newton_schulz", [False, True])
-def test_its_derivatives_are_finite_from_the_first_step_on(newton_schulz):
-    optimizer = mulo.DirectionFC(growth=20.0, hidden_size=2, scale_free=False, newton_schulz=newton_schulz)
+@pytest.mark.parametrize("fields", [{}, {"newton_schulz": True}, {"epsilon": 1.0}], ids=str)
+def test_its_derivatives_are_finite_from_the_first_step_on(fields):
+    optimizer = mulo.DirectionFC(growth=20.0, hidden_size=2, scale_free=False, **fields)
     params = {"frozen": jnp.ones((2, 2)), "w": jnp.ones((6, 4))}
 
     @jax.jit
