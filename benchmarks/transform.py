@@ -67,6 +67,7 @@ def transforms(hidden_sizes: list[int]) -> dict[str, optax.GradientTransformatio
         "celo2_base": mulo.Celo2(newton_schulz=False, adam_names=""),
         "celo2": mulo.Celo2(),
         "direction_fc": mulo.DirectionFC(),
+        "mulo_x": mulo.load("mulo-x").optimizer,
     }
     return {"adamw": optax.adamw(1e-3), **{name: learned(one) for name, one in optimizers.items()}}
 
