@@ -27,7 +27,7 @@ examples:
   mulo-meta-train --preset quick --seed 0 --out runs/a   meta-train on two CPU cores, in minutes
   mulo-meta-train --resume runs/a                        go on with a run that was stopped
   mulo-meta-train --config my.toml --seed 1 --out runs/b the configuration of a file, with changes
-  mulo-meta-train --optimizer muvelo --out runs/v        from the preset muvelo-s; celo: from celo-s, in SP
+  mulo-meta-train --optimizer muvelo --out runs/v        from preset muvelo-quick; celo: celo-quick, in SP
   mulo-meta-train --preset paper-s --pairs-per-slot 1 --gpus 8 --out runs/c
                                                          one worker on each GPU; the same theta as with one
   mulo-meta-train status runs/a                          where a run stands; watch: the same, kept up to date

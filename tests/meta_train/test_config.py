@@ -100,7 +100,11 @@ def test_every_field_of_every_learned_optimizer_is_a_field_with_its_default():
 
 
 def test_twins_differ_in_the_parametrization_alone():
-    assert PRESETS["muvelo-s-sp"] == PRESETS["muvelo-s"].replace(parametrization="sp") != PRESETS["muvelo-s"]
+    assert (
+        PRESETS["muvelo-quick-sp"]
+        == PRESETS["muvelo-quick"].replace(parametrization="sp")
+        != PRESETS["muvelo-quick"]
+    )
 
 
 @pytest.mark.parametrize("optimizer", FIELDS)

@@ -64,7 +64,7 @@ def test_a_truncation_can_be_differentiated(name):
 
 
 def test_velo_is_told_the_length_of_its_run_and_the_loss_and_a_lost_slot_is_made_again_to_the_bit():
-    config = tiny("velo-s", lstm_hidden_size=4, num_banks=2, meta_steps=20, seed=1)
+    config = tiny("velo-quick", lstm_hidden_size=4, num_banks=2, meta_steps=20, seed=1)
     programs = build_programs(config)
     thetas = [weights(build_optimizer(config), seed) for seed in range(5)]
     executor, digests = LocalExecutor(config, programs), []
@@ -111,7 +111,7 @@ def test_an_lstm_begins_with_the_state_that_the_theta_of_its_particle_has(monkey
     monkeypatch.setattr(
         slot, "draw_perturbations", lambda *args: only_initial_hidden(draw_perturbations(*args))
     )
-    theta, truncation = make_truncation(tiny("velo-s", lstm_hidden_size=4, num_banks=2, estimator="pes"))
+    theta, truncation = make_truncation(tiny("velo-quick", lstm_hidden_size=4, num_banks=2, estimator="pes"))
     gradient, after, _ = truncation(theta)
     # Nothing else is perturbed: if both halves began alike, this would be zero.
     assert np.all(gradient["lstm"]["initial_hidden"] != 0)
@@ -123,7 +123,7 @@ def test_an_lstm_begins_with_the_state_that_the_theta_of_its_particle_has(monkey
 def test_the_analytic_gradient_goes_through_the_first_state_of_an_lstm():
     fields = {"hidden_size": None, "lstm_hidden_size": 4, "step_mult": 0.1, "loss_scale": "none"}
     fields |= {"truncation_length": 3, "min_horizon": 3, "estimator": "analytic"}
-    config = tiny("velo-s", optimizer="celo_adam", **fields)
+    config = tiny("velo-quick", optimizer="celo_adam", **fields)
     theta, truncation = make_truncation(config)
     gradient = truncation(theta)[0]["lstm"]["initial_hidden"]
     direction = np.sign(gradient)
