@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 import mulo
 from tests.closeness import assert_trees_equal
 from tests.descriptors import DIRECTION_FC, direction_fc_golden_theta
+from tests.mulo.step_sizes import rms, sizes_of_steps
 
 PARAMS = {"b": jnp.ones(5), "w": jnp.linspace(0.5, 2.0, 12).reshape(3, 4)}
 GRADS = {"b": jnp.arange(1.0, 6.0), "w": jnp.linspace(-1.0, 3.0, 12).reshape(3, 4)}
@@ -28,10 +29,6 @@ def all_updates(optimizer, theta, num_steps, count, params=PARAMS, grads=GRADS, 
 def updates_of(optimizer, theta, num_steps, made, *inputs, **named):
     """The updates of step `made`; 0 is the first."""
     return all_updates(optimizer, theta, num_steps, made + 1, *inputs, **named)[made]
-
-
-def rms(x):
-    return float(jnp.sqrt(jnp.mean(jnp.square(x))))
 
 
 @pytest.mark.parametrize(
@@ -100,21 +97,10 @@ def test_each_kind_of_tensor_has_its_rate():
     assert sizes == pytest.approx({"hidden": 0.125 * 32 * 2, "in": 3.0, "vector": 5.0}, rel=1e-3)
 
 
-def sizes_of_steps(optimizer, factors, num_steps):
-    """Root mean square of each step where gradients are GRADS times these, over its size at first."""
-    theta = optimizer.init_theta(jax.random.key(0))
-    update = jax.jit(lambda grads, state: optimizer.update(theta, state, grads, PARAMS, None, None))
-    state, sizes = optimizer.init(theta, PARAMS, num_steps), []
-    for factor in factors:
-        updates, state = update(jax.tree.map(lambda g, factor=factor: factor * g, GRADS), state)
-        sizes.append(rms(updates["w"]) / optimizer.step_mult)
-    return np.array(sizes)
-
-
 @pytest.mark.parametrize(("overshoot", "growth"), [(0.0, 8.0), (0.5, 4.0), (0.2, 20.0)])
 def test_steps_grow_while_gradients_agree_for_half_of_the_run_and_to_a_bound(overshoot, growth):
     optimizer = mulo.DirectionFC(schedule="constant", growth=growth, overshoot=overshoot)
-    found = sizes_of_steps(optimizer, [1] * 20, 20)
+    found = sizes_of_steps(optimizer, PARAMS, GRADS, [1] * 20, 20)
     # The first gradient has no momentum before it; all after it agree by 1.
     changes = [0.0] + [growth * max(0.0, 1 - 2 * t / 20) / 20 * (1 + overshoot) for t in range(1, 20)]
     np.testing.assert_allclose(found, np.exp(np.minimum(np.cumsum(changes), 2.0)), rtol=1e-3)
@@ -124,13 +110,13 @@ def test_steps_grow_while_gradients_agree_for_half_of_the_run_and_to_a_bound(ove
 def test_in_longer_runs_than_a_thousand_steps_they_grow_less():
     optimizer = mulo.DirectionFC(schedule="constant", growth=100.0, overshoot=0.0)
     for num_steps, share in [(1000, 1.0), (4000, 0.25)]:
-        first, second = sizes_of_steps(optimizer, [1, 1], num_steps)
+        first, second = sizes_of_steps(optimizer, PARAMS, GRADS, [1, 1], num_steps)
         assert second / first == pytest.approx(np.exp(0.1 * share * (1 - 2 / 1000)), rel=1e-5)
 
 
 def test_steps_that_have_grown_become_smaller_where_gradients_turn_around_and_no_smaller_than_at_first():
     optimizer = mulo.DirectionFC(schedule="constant", growth=20.0, overshoot=0.0)
-    found = sizes_of_steps(optimizer, [1, 1, 1, 1, *[-1, 1] * 10], 48)
+    found = sizes_of_steps(optimizer, PARAMS, GRADS, [1, 1, 1, 1, *[-1, 1] * 10], 48)
     assert found[3] > 2
     assert found[4] < found[3]
     assert found.min() == pytest.approx(1.0, rel=1e-3)

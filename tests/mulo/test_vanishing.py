@@ -8,6 +8,7 @@ import pytest
 import mulo
 from mulo.optimizers._accumulators import INITIAL_DECAYS, accumulate, init_accumulators
 from mulo.optimizers._vanishing import rms_share, share_correction
+from tests.mulo.step_sizes import sizes_of_steps
 
 VANISHING = np.float32([1.0] * 20 + [0.0] * 400)
 FADING = np.float32(0.9 ** np.arange(120))
@@ -62,22 +63,17 @@ def test_a_decay_that_was_learned_to_be_one_makes_no_nan(part):
     assert np.isfinite(shares([1.0, 0.5, 0.0], decays=decays)).all()
 
 
-def sizes_of_steps(epsilon, factors):
-    """Root mean square of each step of a matrix where gradients are one matrix times these factors."""
+def sizes(epsilon, factors):
+    """Sizes of steps of a matrix, over what they are with gradients."""
     optimizer = mulo.DirectionFC(schedule="constant", epsilon=epsilon)
-    theta, params = optimizer.init_theta(jax.random.key(0)), {"w": jnp.ones((6, 4))}
-    grad = np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)
-    update = jax.jit(lambda grads, state: optimizer.update(theta, state, grads, params, None, None))
-    state, sizes = optimizer.init(theta, params, 1000), []
-    for factor in factors:
-        updates, state = update({"w": factor * grad}, state)
-        sizes.append(float(jnp.sqrt(jnp.mean(jnp.square(updates["w"])))))
-    return np.array(sizes)
+    params = {"w": jnp.ones((6, 4))}
+    grads = {"w": np.random.default_rng(1).normal(size=(6, 4)).astype(np.float32)}
+    return sizes_of_steps(optimizer, params, grads, factors, 1000)
 
 
 def test_steps_become_smaller_in_proportion_below_epsilon_and_not_without_it():
-    np.testing.assert_allclose(sizes_of_steps(0.0, VANISHING), 0.01, rtol=1e-3)  # on and on, into nowhere
-    wanted = 0.01 * np.minimum(1.0, reference(VANISHING) / 0.1)
-    assert wanted[50] == 0.01
-    assert wanted[-1] < 0.002
-    np.testing.assert_allclose(sizes_of_steps(0.1, VANISHING), wanted, rtol=2e-3)
+    np.testing.assert_allclose(sizes(0.0, VANISHING), 1.0, rtol=1e-3)  # on and on, into nowhere
+    wanted = np.minimum(1.0, reference(VANISHING) / 0.1)
+    assert wanted[50] == 1.0
+    assert wanted[-1] < 0.2
+    np.testing.assert_allclose(sizes(0.1, VANISHING), wanted, rtol=2e-3)
