@@ -28,16 +28,17 @@ _QUICK = MetaTrainConfig(
 _MUVELO_QUICK = _QUICK.replace(
     optimizer="muvelo", interp_mult=30.0, step_mult=0.01, learning_rate=3e-3, warmup_steps=20
 )
-# VeLO as its authors have it, as small: other than _MUVELO_QUICK in SP, with steps in proportion to the size
-# of a tensor and VeLO's factor on the mixture; step size and learning rate are what suits that.
-_VELO_QUICK = _MUVELO_QUICK.replace(
-    optimizer="velo",
-    lstm_hidden_size=16,
-    num_banks=8,
-    step_mult=1e-4,
-    learning_rate=1e-3,
-    parametrization="sp",
-)
+# What makes VeLO, as its authors have it, of a muVeLO: SP, steps in proportion to the size of a tensor, and
+# VeLO's factor on the mixture; step size and learning rate are what suits that.
+_AS_VELO = {
+    "optimizer": "velo",
+    "lstm_hidden_size": 16,
+    "num_banks": 8,
+    "step_mult": 1e-4,
+    "learning_rate": 1e-3,
+    "parametrization": "sp",
+}
+_VELO_QUICK = _MUVELO_QUICK.replace(**_AS_VELO)
 # The recipe of muLO at the scale of two CPU cores: three small widths, small images, and over all tasks as
 # many pairs as muLO_M has. Validation is on tasks that no suite of mulo-eval has.
 _MULO_S = MetaTrainConfig(
@@ -54,22 +55,19 @@ _MULO_S = MetaTrainConfig(
     validation_interval=100,
     validation_steps=500,
 )
-# The same tasks and pairs for muVeLO and VeLO, and half of the meta-steps; what else differs is what suits so
-# few: noise is reused and the logarithm of the loss judged, where small losses, those on digits, vary most.
-_VELO_S_CHANGES = {
-    "tasks": _MULO_S.tasks,
-    "task_weights": (1.0, 1.0, 1.0, 0.3, 0.3, 0.3),
-    "num_pairs": 4,
-    "pairs_per_slot": 4,
-    "truncation_length": 50,
-    "min_horizon": 100,
-    "max_horizon": 1000,
-    "meta_steps": 500,
-    "end_learning_rate": 3e-4,
-    "validation_tasks": _MULO_S.validation_tasks,
-    "validation_interval": 50,
-    "validation_steps": 500,
-}
+# The same for muVeLO, in half of the meta-steps. What else differs is what suits so few: noise is reused and
+# the logarithm of the loss judged, where small losses, those on digits, vary most.
+_MUVELO_S = _MULO_S.replace(
+    optimizer="muvelo",
+    interp_mult=30.0,
+    step_mult=0.01,
+    estimator="nres",
+    loss_scale="log",
+    task_weights=(1.0, 1.0, 1.0, 0.3, 0.3, 0.3),
+    meta_steps=500,
+    end_learning_rate=3e-4,
+    validation_interval=50,
+)
 # What several papers suggest one by one, together under muP and at the scale of one CPU core: scale-free
 # features, a normalised direction, a schedule and weight decay from outside, noise that is reused, the
 # logarithm of the loss, several data sets, depths and models, theta chosen by validation.
@@ -150,8 +148,8 @@ PRESETS: Mapping[str, MetaTrainConfig] = {
     # Of the step sizes 0.001, 0.003 and 0.01 the one with the best validation score after 100 meta-steps.
     "lo-sp-s": _MULO_S.replace(parametrization="sp", step_mult=0.001),
     "mulo-x": _MULO_X,
-    "muvelo-s": _MUVELO_QUICK.replace(**_VELO_S_CHANGES),
-    "velo-s": _VELO_QUICK.replace(**_VELO_S_CHANGES),
+    "muvelo-s": _MUVELO_S,
+    "velo-s": _MUVELO_S.replace(**_AS_VELO),
     "muvelo-quick": _MUVELO_QUICK,
     "muvelo-quick-sp": _MUVELO_QUICK.replace(parametrization="sp"),
     "velo-quick": _VELO_QUICK,

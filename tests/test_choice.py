@@ -12,7 +12,7 @@ from eval_tasks.results import read_results
 from eval_tasks.suites import SUITES
 from meta_train.presets import PRESETS
 
-RELEASED = ("mulo-s", "lo-sp-s", "mulo-x", "muvelo-s", "velo-s")
+RECIPES = ("mulo-s", "lo-sp-s", "mulo-x", "muvelo-s", "velo-s")
 SUITE_TASKS = {
     str(series.point(value).task)
     for sizes in SUITES.values()
@@ -22,8 +22,8 @@ SUITE_TASKS = {
 }
 
 
-@pytest.mark.parametrize("name", RELEASED)
-def test_no_validation_task_of_a_released_recipe_is_of_a_suite(name):
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_validation_task_of_a_recipe_is_of_a_suite(name):
     assert "mlp-w512-d3_digits" in SUITE_TASKS
     assert not SUITE_TASKS & set(PRESETS[name].validation_tasks)
 
@@ -32,7 +32,7 @@ def test_no_task_of_the_choice_is_of_a_suite():
     assert not SUITE_TASKS & set(TASKS)
 
 
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", RECIPES)
 def test_nor_has_a_kind_of_model_the_width_that_it_has_in_a_suite_that_results_are_of(name):
     measured = {
         (series.base.model, value if series.axis == "width" else series.base.width)
