@@ -1,6 +1,7 @@
 """The two-line form: a state that knows its weights, its muP and its parameters."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -8,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mulo import _tree
-from mulo._transform import check_num_steps, choose_mup, learned_step, resolve
+from mulo import _inputs, _tree
+from mulo._arguments import explained
+from mulo._decay import decayed_leaves, is_off, scale_and_decay
+from mulo._transform import at, count_past_end, learned_step, to_length
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
@@ -20,21 +23,33 @@ from mulo.optimizers.base import LearnedOptimizer
 
 @flax.struct.dataclass
 class OptimizerState:
-    """A pytree: it goes through `jax.jit`, can be donated, and saves with `flax.serialization` and Orbax."""
+    """A pytree: it goes through `jax.jit`, can be donated, and saves with `flax.serialization` and Orbax.
+
+    A run goes on for longer as `optimizer_state.replace(num_steps=400)`, or as one that is restored onto
+    `mulo.init(..., num_steps=400)`.
+    """
 
     params: Params  # the parameters after all updates so far; its own copy
     theta: Theta  # weights of the learned optimizer; its own copy
     inner: PyTree  # state of the learned optimizer
+    count: jax.Array  # [], int32: updates made
+    past_end: jax.Array  # [], int32: how many of them beyond `num_steps`; 0 where there is none
     optimizer: LearnedOptimizer = flax.struct.field(pytree_node=False)
     mup: MuP = flax.struct.field(pytree_node=False)
+    num_steps: int | None = flax.struct.field(pytree_node=False)  # None: as the inner state has it
+    weight_decay: optax.ScalarOrSchedule = flax.struct.field(pytree_node=False)
+    decayed: tuple[bool, ...] = flax.struct.field(pytree_node=False)  # for each leaf, whether it decays
 
 
+@explained("mulo.init")
 def init(
     params: Params,
     source: Checkpoint | str | os.PathLike,
     *,
     mup: MuP | None = None,
     num_steps: int | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: PyTree | Callable[[Params], PyTree] | None = None,
 ) -> OptimizerState:
     """Starts a training run.
 
@@ -43,13 +58,17 @@ def init(
       source: a checkpoint, or the name or path of one, read with `mulo.load`.
       mup: see `mulo.optimizer`.
       num_steps: see `mulo.optimizer`.
+      weight_decay: see `mulo.optimizer`; the learning rate is 1, so this share of each parameter is taken
+        off in every step.
+      mask: see `mulo.optimizer`.
 
     Returns:
       The state for `mulo.apply`.
 
     Raises:
       InputError: a leaf is not of a floating-point dtype, no such checkpoint, its theta is not of its
-        optimizer, or `mup` or `num_steps` is missing where it is needed.
+        optimizer, `mup` or `num_steps` is missing where it is needed, or the parameters are others than
+        `mup` is of.
 
     >>> import mulo
     >>> learned = mulo.SmallFC(hidden_size=4)
@@ -60,21 +79,30 @@ def init(
     >>> optimizer_state.params["w"].shape
     (2, 3)
     """
-    checkpoint = resolve(source)
-    mup = choose_mup(checkpoint, mup)
-    check_num_steps(checkpoint.optimizer, num_steps)
+    checkpoint = _inputs.resolve(source)
+    _inputs.check_rate(weight_decay, "weight_decay")
+    mup = _inputs.choose_mup(checkpoint, mup)
+    _inputs.check_num_steps(checkpoint.optimizer, num_steps)
+    _inputs.check_params(mup, params)
     _tree.check_float_leaves(params)
     # Copied: a donated state must take with it neither the user's parameters nor the checkpoint.
     params, theta = jax.tree.map(_copy, (params, checkpoint.theta))
+    traced = isinstance(num_steps, jax.core.Tracer)
     return OptimizerState(
         params=params,
         theta=theta,
         inner=checkpoint.optimizer.init(theta, to_mup_form(mup, params), num_steps),
+        count=jnp.zeros([], jnp.int32),
+        past_end=jnp.zeros([], jnp.int32),
         optimizer=checkpoint.optimizer,
         mup=mup,
+        num_steps=None if num_steps is None or traced else int(num_steps),
+        weight_decay=weight_decay,
+        decayed=() if is_off(weight_decay) else decayed_leaves(mask, params),
     )
 
 
+@explained("mulo.apply")
 def apply(
     optimizer_state: OptimizerState, grads: PyTree, *, value: Any = None
 ) -> tuple[Updates, OptimizerState]:
@@ -95,19 +123,30 @@ def apply(
     if not isinstance(optimizer_state, OptimizerState):
         raise InputError(
             f"The optimizer state is of type {type(optimizer_state).__name__}; wanted what mulo.init "
-            "returned: mulo.apply(optimizer_state, grads)."
+            f"returned: mulo.apply(optimizer_state, grads). {_RESTORE}"
         )
+    state, params = optimizer_state, optimizer_state.params
+    _inputs.check_state(state.optimizer, state.inner, params, _RESTORE)
+    inner = to_length(state.optimizer, state.inner, state.num_steps)
     updates, inner = learned_step(
-        optimizer_state.optimizer,
-        optimizer_state.theta,
-        optimizer_state.inner,
-        grads,
-        optimizer_state.params,
-        loss=value,
-        mup=optimizer_state.mup,
+        state.optimizer, state.theta, inner, grads, params, loss=value, mup=state.mup
     )
-    params = optax.apply_updates(optimizer_state.params, updates)
-    return updates, optimizer_state.replace(params=params, inner=inner)
+    if state.decayed:
+        decay = at(state.weight_decay, state.count)
+        updates = scale_and_decay(updates, params, 1.0, decay, state.decayed)
+    count = optax.safe_increment(state.count)
+    return updates, state.replace(
+        params=optax.apply_updates(params, updates),
+        inner=inner,
+        count=count,
+        past_end=count_past_end(count, state.num_steps),
+    )
+
+
+_RESTORE = (
+    "Begin with optimizer_state = mulo.init(params, ...); one that was saved is restored onto that: "
+    "flax.serialization.from_state_dict(optimizer_state, saved), or restore(path, optimizer_state) of Orbax."
+)
 
 
 def _copy(x: jax.typing.ArrayLike) -> jax.Array:

@@ -1,41 +1,42 @@
-"""Binds one checkpoint to optax: the learned optimizer as a gradient transformation.
+"""Binds one checkpoint to optax: the learned optimizer as a gradient transformation."""
 
-What a checkpoint, a muP and a number of steps must be to one another is decided here, for the
-two-line form of `mulo._stateful` too.
-"""
-
-import functools
+import dataclasses
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
+from mulo import _inputs
+from mulo._arguments import explained
+from mulo._decay import decayed_leaves, is_off, scale_and_decay
 from mulo._types import Params, PyTree, Theta, Updates
-from mulo.checkpoint_file import Checkpoint, check_theta
+from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
-from mulo.loading import load
-from mulo.mup import STANDARD, MuP
+from mulo.mup import MuP
 from mulo.mup.forms import step_in_mup_form, to_mup_form
-from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers.base import LearnedOptimizer
 
 
 class TransformState(NamedTuple):
     """State of `mulo.optimizer`."""
 
-    count: jax.Array  # [], int32: updates made, for a learning-rate schedule
+    count: jax.Array  # [], int32: updates made, for schedules
+    past_end: jax.Array  # [], int32: how many of them beyond `num_steps`; 0 where there is none
     inner: PyTree  # state of the learned optimizer
 
 
+@explained("mulo.optimizer")
 def optimizer(
     source: Checkpoint | str | os.PathLike,
     learning_rate: optax.ScalarOrSchedule = 1.0,
     *,
     mup: MuP | None = None,
     num_steps: int | None = None,
+    weight_decay: optax.ScalarOrSchedule = 0.0,
+    mask: PyTree | Callable[[Params], PyTree] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained learned optimizer as an optax transform.
 
@@ -51,15 +52,26 @@ def optimizer(
       mup: which dimensions of the parameters grow with width, from `mulo.mup.infer`; or
         `mulo.mup.STANDARD`, no multipliers. A checkpoint meta-trained in standard parametrization needs
         none.
-      num_steps: length of the training run in updates, for learned optimizers that plan ahead.
+      num_steps: length of the training run in updates, for learned optimizers that plan ahead. This one
+        counts, also for a state that was made for another length: to go on for longer, restore it and give
+        the new length of the whole run. Beyond it most of them stand still; `state.past_end` then says for
+        how many updates. In `optax.MultiSteps` it is the number of updates that are made, not of the calls:
+        micro-steps // every_k_schedule. With more the run ends before its plan does, unannealed.
+      weight_decay: decoupled, as in `optax.adamw`: `learning_rate * weight_decay` times the parameter is
+        taken off in every step; or a schedule. At the learning rate of 1 AdamW's 0.1 at 1e-3 is 1e-4 here. It
+        comes beside what the learned optimizer itself decays (`DirectionFC`, `Celo2`), and has no muP
+        multiplier and no plan: it is the same at every width, in either form, and to the end of the run.
+      mask: which parameters decay: a tree of True and False like the parameters, or a prefix of it, or a
+        function that makes one of them. All by default.
 
     Returns:
-      A `GradientTransformationExtraArgs`. Its state is a NamedTuple of arrays.
+      A `GradientTransformationExtraArgs`. Its state is a NamedTuple of arrays: `count`, `past_end`, `inner`.
+      It can be pickled where its schedules and mask can.
 
     Raises:
       InputError: no such checkpoint, or its theta is not of its optimizer; `mup` or `num_steps` is missing
-        where it is needed, or is no such thing. In `update`: no parameters, or the state of another kind of
-        optimizer.
+        where it is needed, or is no such thing; a rate is negative or no number. In `init` and `update`: no
+        parameters, others than `mup` is of, or the state of another kind of optimizer.
 
     >>> import mulo
     >>> learned = mulo.SmallFC(hidden_size=4)
@@ -71,45 +83,101 @@ def optimizer(
     >>> updates, state = tx.update(params, state, params)
     >>> params = optax.apply_updates(params, updates)
     """
-    checkpoint = resolve(source)
-    mup = choose_mup(checkpoint, mup)
-    check_num_steps(checkpoint.optimizer, num_steps)
-    learned = checkpoint.optimizer
+    checkpoint = _inputs.resolve(source)
+    _inputs.check_rate(learning_rate, "learning_rate")
+    _inputs.check_rate(weight_decay, "weight_decay")
+    mup = _inputs.choose_mup(checkpoint, mup)
+    _inputs.check_num_steps(checkpoint.optimizer, num_steps)
+    bound = _Bound(
+        checkpoint=checkpoint,
+        learning_rate=learning_rate,
+        mup=mup,
+        num_steps=num_steps,
+        weight_decay=weight_decay,
+        mask=mask,
+    )
+    return optax.GradientTransformationExtraArgs(bound.init, bound.update)
 
-    def init(params: Params) -> TransformState:
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Bound:
+    """The two functions of the transform. Methods, and no closures, so that they can be pickled."""
+
+    checkpoint: Checkpoint
+    learning_rate: optax.ScalarOrSchedule
+    mup: MuP
+    num_steps: Any
+    weight_decay: optax.ScalarOrSchedule
+    mask: Any
+
+    def init(self, params: Params) -> TransformState:
+        """The state before the first update."""
         # Maps over the tree only: optax.tree.map_params calls this with a tree that has no leaves.
+        _inputs.check_params(self.mup, params)
+        learned, theta = self.checkpoint.optimizer, self.checkpoint.theta
         return TransformState(
             count=jnp.zeros([], jnp.int32),
-            inner=learned.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
+            past_end=jnp.zeros([], jnp.int32),
+            inner=learned.init(theta, to_mup_form(self.mup, params), self.num_steps),
         )
 
-    @functools.cache
-    def inner_type() -> type:
-        return type(jax.eval_shape(init, {}).inner)
-
     def update(
-        grads: Updates, state: TransformState, params: Params | None = None, *, value: Any = None, **_: Any
+        self,
+        grads: Updates,
+        state: TransformState,
+        params: Params | None = None,
+        *,
+        value: Any = None,
+        **_: Any,
     ) -> tuple[Updates, TransformState]:
+        """The updates and the next state."""
         if params is None:
             raise InputError(
                 "The update needs the parameters: call tx.update(grads, state, params). A learned optimizer "
                 "looks at their values."
             )
-        is_ours = isinstance(state, TransformState)
-        found, wanted = (type(state.inner), inner_type()) if is_ours else (type(state), TransformState)
-        if found is not wanted:
+        learned = self.checkpoint.optimizer
+        if not isinstance(state, TransformState):
             raise InputError(
-                f"The optimizer state is of type {found.__name__}; {learned.name} has {wanted.__name__}. "
-                "Begin with state = tx.init(params); one that was saved is restored onto that."
+                f"The optimizer state is of type {type(state).__name__}; {learned.name} has TransformState. "
+                f"{_RESTORE}"
             )
+        _inputs.check_state(learned, state.inner, params, _RESTORE)
         # Behind the barrier theta is data, as it is in meta-training and in mulo.apply. As a constant it
         # would be folded into the arithmetic by the compiler, and the last bits would differ from theirs.
-        theta = jax.lax.optimization_barrier(checkpoint.theta)
-        updates, inner = learned_step(learned, theta, state.inner, grads, params, loss=value, mup=mup)
-        factor = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        return _scale(updates, factor), TransformState(count=optax.safe_increment(state.count), inner=inner)
+        theta = jax.lax.optimization_barrier(self.checkpoint.theta)
+        inner = to_length(learned, state.inner, self.num_steps)
+        updates, inner = learned_step(learned, theta, inner, grads, params, loss=value, mup=self.mup)
+        rate, decay = (at(x, state.count) for x in (self.learning_rate, self.weight_decay))
+        decayed = () if is_off(decay) else decayed_leaves(self.mask, params)
+        count = optax.safe_increment(state.count)
+        return scale_and_decay(updates, params, rate, decay, decayed), TransformState(
+            count=count, past_end=count_past_end(count, self.num_steps), inner=inner
+        )
 
-    return optax.GradientTransformationExtraArgs(init, update)
+
+_RESTORE = (
+    "Begin with state = tx.init(params); one that was saved is restored onto that: "
+    "flax.serialization.from_state_dict(state, saved), or restore(path, state) of Orbax."
+)
+
+
+def at(value: optax.ScalarOrSchedule, count: jax.Array) -> Any:
+    """A scalar, or what a schedule gives after `count` updates."""
+    return value(count) if callable(value) else value
+
+
+def to_length(learned: LearnedOptimizer, inner: PyTree, num_steps: Any) -> PyTree:
+    """The state with the length that was given, whatever the length that it was made for."""
+    change = getattr(learned, "with_num_steps", None)
+    return inner if num_steps is None or change is None else change(inner, num_steps)
+
+
+def count_past_end(count: jax.Array, num_steps: Any) -> jax.Array:
+    """How many of `count` updates lie beyond the end of the run, [], int32."""
+    if num_steps is None:
+        return jnp.zeros([], jnp.int32)
+    return jnp.maximum(0, count - jnp.asarray(num_steps).astype(jnp.int32))
 
 
 def learned_step(
@@ -128,64 +196,3 @@ def learned_step(
         return learned.update(theta, inner, grads, params, loss=loss, mup=mup.update_multipliers(params))
 
     return step_in_mup_form(mup, step, grads, params)
-
-
-def _scale(updates: Updates, factor: jax.typing.ArrayLike) -> Updates:
-    """Updates times a scalar, the product taken in float32, in the dtype that each has."""
-    factor = jnp.asarray(factor).astype(jnp.float32)
-    return jax.tree.map(lambda u: (u.astype(jnp.float32) * factor).astype(u.dtype), updates)
-
-
-def resolve(source: Checkpoint | str | os.PathLike) -> Checkpoint:
-    """The checkpoint itself, or the one of that name or path.
-
-    Raises:
-      InputError: it is none of these, there is no such checkpoint, or its theta does not fit its optimizer.
-    """
-    if isinstance(source, Checkpoint):
-        check_theta(source)
-        return source
-    if isinstance(source, str | os.PathLike):
-        return load(source)
-    raise InputError(
-        f"The optimizer was given as {type(source).__name__}; wanted the name or path of a checkpoint, or a "
-        "mulo.Checkpoint. The parameters come first in mulo.init, and in tx.init with mulo.optimizer."
-    )
-
-
-def choose_mup(checkpoint: Checkpoint, mup: MuP | None) -> MuP:
-    """The muP to run with: `mup`, or `STANDARD` for a checkpoint meta-trained in standard parametrization.
-
-    Raises:
-      InputError: `mup` is no MuP, or is missing for a checkpoint that was meta-trained under muP.
-    """
-    if isinstance(mup, MuP):
-        return mup
-    if mup is not None:
-        raise InputError(
-            f"mup is of type {type(mup).__name__}; wanted what mulo.mup.infer returns, or mulo.mup.STANDARD."
-        )
-    if checkpoint.parametrization == "mup":
-        raise InputError(
-            "This learned optimizer was meta-trained under muP and needs to know which dimensions grow with "
-            "width: pass mup=mulo.mup.infer(params, params_at_another_width), or mup=mulo.mup.STANDARD to "
-            "run it without."
-        )
-    return STANDARD
-
-
-def check_num_steps(learned: LearnedOptimizer, num_steps: int | None) -> None:
-    """Refuses a length that is no length, or none where one is needed.
-
-    Raises:
-      InputError: see there.
-    """
-    if num_steps is None:
-        if getattr(learned, "needs_num_steps", False):
-            raise missing_num_steps(learned.name)
-        return
-    # optax.inject_hyperparams turns numbers into arrays, whose values cannot be looked at.
-    if isinstance(num_steps, jax.Array):
-        return
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int | np.integer) or num_steps < 1:
-        raise InputError(f"num_steps is {num_steps!r}; wanted a whole number of updates, at least 1.")

@@ -60,6 +60,28 @@ def init_progress(num_steps: Any, name: str) -> Progress:
     )
 
 
+def new_length(before: jax.Array, num_steps: Any) -> jax.Array:
+    """The length of a run as it is kept, [], float32, of the type that it had before."""
+    num_steps = jnp.asarray(num_steps, jnp.float32)
+    return jnp.where(num_steps == before, before, num_steps)
+
+
+def with_num_steps(progress: Progress, num_steps: Any) -> Progress:
+    """The same run with another length: the decays that follow from it, and means that say what they said."""
+    length = new_length(progress.num_steps, num_steps)
+    old, same = progress.losses, length == progress.num_steps
+    decays = jnp.where(same, old.decays, _decays(length))
+    # A mean is compared after its bias correction, which the new decays change.
+    ratio = _corrections(decays, old.count) / _corrections(old.decays, old.count)
+    means = jnp.where(same, old.means, old.means * ratio)
+    return progress._replace(num_steps=length, losses=old._replace(decays=decays, means=means))
+
+
+def _corrections(decays: jax.Array, count: jax.Array) -> jax.Array:
+    """What the means after `count` losses, and after one where there is none, are divided by."""
+    return 1.0 - decays ** jnp.maximum(count, 1).astype(jnp.float32)
+
+
 def missing_num_steps(name: str) -> InputError:
     """The error where an optimizer that plans ahead is not told how far."""
     return InputError(
@@ -128,7 +150,7 @@ def loss_features(buffer: LossBuffer) -> jax.Array:
 
     Clipped to [-1, 1]; zeros before the third loss.
     """
-    corrections = 1.0 - buffer.decays ** jnp.maximum(buffer.count, 1).astype(jnp.float32)
+    corrections = _corrections(buffer.decays, buffer.count)
     means, minima = buffer.means / corrections, buffer.minima[:-1]
     ratios = (means[:-1] - minima) / jnp.maximum(1e-8, means[1:] - minima)
     return jnp.where(buffer.count <= 2, 0.0, jnp.clip(ratios - 1.0, -1.0, 1.0))

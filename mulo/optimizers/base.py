@@ -42,6 +42,13 @@ class LearnedOptimizer(Protocol):
         """
         ...
 
+    def with_num_steps(self, state: PyTree, num_steps: Any) -> PyTree:
+        """The state of a run that is to have another length, with all that follows from it; may be traced.
+
+        The same bits where the length is what it was. Only optimizers that plan ahead have this method.
+        """
+        ...
+
     def update(
         self, theta: Theta, state: PyTree, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
     ) -> tuple[Updates, PyTree]:

@@ -134,6 +134,10 @@ class Celo(Configured):
             lstm=init_lstm_state(theta, 1),
         )
 
+    def with_num_steps(self, state: CeloState, num_steps: Any) -> CeloState:
+        """The state of a run that is to have another length."""
+        return state._replace(progress=_schedule.with_num_steps(state.progress, num_steps))
+
     def update(
         self, theta: Theta, state: CeloState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
     ) -> tuple[Updates, CeloState]:
@@ -198,6 +202,10 @@ class CeloAdam(Configured):
             second_moment=_zeros_like(params),
             lstm=init_lstm_state(theta, 1),
         )
+
+    def with_num_steps(self, state: CeloAdamState, num_steps: Any) -> CeloAdamState:
+        """The state of a run that is to have another length."""
+        return state._replace(progress=_schedule.with_num_steps(state.progress, num_steps))
 
     def update(
         self, theta: Theta, state: CeloAdamState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None

@@ -24,6 +24,7 @@ from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
     Accumulators,
     Decays,
@@ -36,7 +37,6 @@ from mulo.optimizers._fields import Configured
 from mulo.optimizers._growth import MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._orthogonalise import orthogonalise_kernel
-from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers._tensors import (
     Tensor,
     count_tensors,
@@ -180,13 +180,17 @@ class DirectionFC(Configured):
         del theta
         _tree.check_float_leaves(params)
         if num_steps is None:
-            raise missing_num_steps(self.name)
+            raise _schedule.missing_num_steps(self.name)
         return DirectionFCState(
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
             accumulators=init_accumulators(params),
             log_growth=jnp.zeros(count_tensors(params), jnp.float32),
         )
+
+    def with_num_steps(self, state: DirectionFCState, num_steps: Any) -> DirectionFCState:
+        """The state of a run that is to have another length."""
+        return state._replace(num_steps=_schedule.new_length(state.num_steps, num_steps))
 
     def update(
         self,

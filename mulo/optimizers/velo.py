@@ -134,6 +134,10 @@ class VeLO(Configured):
             lstm=init_lstm_state(theta, count_tensors(params)),
         )
 
+    def with_num_steps(self, state: VeLOState, num_steps: Any) -> VeLOState:
+        """The state of a run that is to have another length."""
+        return state._replace(progress=_schedule.with_num_steps(state.progress, num_steps))
+
     def update(
         self, theta: Theta, state: VeLOState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
     ) -> tuple[Updates, VeLOState]:
