@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Params, PyTree
+from mulo.optimizers._placement import Groups, zeros_like, zeros_over
 
 NUM_DECAYS = 3
 """Decays of the momenta, and as many of the factored second moment."""
@@ -61,32 +62,24 @@ def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return int(order[-2]), int(order[-1])
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
-
-
-def _row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _row_groups(shape: tuple[int, ...]) -> Groups:
     axes = factored_axes(shape)
-    return shape if axes is None else _without(shape, axes[1])
+    return tuple((i,) for i in range(len(shape)) if axes is None or i != axes[1])
 
 
-def _col_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _col_groups(shape: tuple[int, ...]) -> Groups:
     axes = factored_axes(shape)
-    # Not (0,): Orbax refuses to save arrays of no size.
-    return (1,) if axes is None else _without(shape, axes[0])
+    # Of length 1 and not 0: Orbax refuses to save arrays of no size.
+    return ((),) if axes is None else tuple((i,) for i in range(len(shape)) if i != axes[0])
 
 
 def init_accumulators(params: Params) -> Accumulators:
     """Zeros for every leaf of `params`."""
-
-    def zeros(shape_fn):
-        return jax.tree.map(lambda p: jnp.zeros(shape_fn(jnp.shape(p)), jnp.float32), params)
-
     return Accumulators(
-        momenta=tuple(zeros(lambda shape: shape) for _ in range(NUM_DECAYS)),
-        second_moment=zeros(lambda shape: shape),
-        rows=tuple(zeros(_row_shape) for _ in range(NUM_DECAYS)),
-        cols=tuple(zeros(_col_shape) for _ in range(NUM_DECAYS)),
+        momenta=tuple(zeros_like(params) for _ in range(NUM_DECAYS)),
+        second_moment=zeros_like(params),
+        rows=tuple(zeros_over(params, _row_groups) for _ in range(NUM_DECAYS)),
+        cols=tuple(zeros_over(params, _col_groups) for _ in range(NUM_DECAYS)),
     )
 
 

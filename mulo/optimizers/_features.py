@@ -16,6 +16,7 @@ import numpy as np
 
 from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks, is_sharded
+from mulo.optimizers._placement import varying_like
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 """Inner steps at which the time features cross zero."""
@@ -154,7 +155,7 @@ def gradient_factors(
       axes: (d1, d0); `None` for rank 0 and 1, where rows are whole vectors and columns do not count.
     """
     if axes is None:
-        return [(_safe_rsqrt(row + 1e-9), jnp.ones_like(row[:1])) for row in rows]
+        return [(_safe_rsqrt(row + 1e-9), jnp.ones(1, jnp.float32)) for row in rows]
     return [
         (_safe_rsqrt(row / (jnp.mean(row, axis=axes[0], keepdims=True) + 1e-9)), _safe_rsqrt(col))
         for row, col in zip(rows, cols, strict=True)
@@ -248,7 +249,7 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
     num_features = len(SMALL_FC_FEATURES.element_rows)
     if ingredients.gradient_bound is not None:
         num_features = len(VELO_FEATURES.element_rows)
-    zeros = jnp.zeros(num_features, jnp.float32)
+    zeros = varying_like(jnp.zeros(num_features, jnp.float32), ingredients.grad)
     return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
 
 

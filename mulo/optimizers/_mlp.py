@@ -24,6 +24,7 @@ from mulo.optimizers._features import (
     mean_squares_of,
     stack,
 )
+from mulo.optimizers._placement import varying_like
 
 MAX_UNROLLED = 16
 """Networks of at most so many hidden units are written out; larger ones would compile for seconds."""
@@ -164,7 +165,9 @@ def _apply_blocks(
 
     block_size = choose_block_size(ingredients.grad, on_cpu=CPU_BLOCK_SIZE, elsewhere=ACCELERATOR_BLOCK_SIZE)
     shape = ingredients.grad.shape
-    return fold_blocks(apply, jnp.zeros(shape, jnp.float32), shape, block_size)
+    return fold_blocks(
+        apply, varying_like(jnp.zeros(shape, jnp.float32), ingredients.grad), shape, block_size
+    )
 
 
 def _transpose(mlp: Theta) -> Theta:

@@ -26,6 +26,7 @@ from mulo.optimizers._accumulators import Accumulators, init_accumulators
 from mulo.optimizers._features import VELO_FEATURES
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import init_mlp
+from mulo.optimizers._placement import varying_like, zeros_like
 from mulo.optimizers._recurrent import (
     LSTMState,
     advance_lstm,
@@ -129,9 +130,9 @@ class Celo(Configured):
         """
         _tree.check_float_leaves(params)
         return CeloState(
-            progress=_schedule.init_progress(num_steps, self.name),
+            progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
             accumulators=init_accumulators(params),
-            lstm=init_lstm_state(theta, 1),
+            lstm=varying_like(init_lstm_state(theta, 1), params),
         )
 
     def with_num_steps(self, state: CeloState, num_steps: Any) -> CeloState:
@@ -197,10 +198,10 @@ class CeloAdam(Configured):
         """
         _tree.check_float_leaves(params)
         return CeloAdamState(
-            progress=_schedule.init_progress(num_steps, self.name),
-            momentum=_zeros_like(params),
-            second_moment=_zeros_like(params),
-            lstm=init_lstm_state(theta, 1),
+            progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
+            momentum=zeros_like(params),
+            second_moment=zeros_like(params),
+            lstm=varying_like(init_lstm_state(theta, 1), params),
         )
 
     def with_num_steps(self, state: CeloAdamState, num_steps: Any) -> CeloAdamState:
@@ -236,10 +237,6 @@ class CeloAdam(Configured):
         return updates, CeloAdamState(
             progress=schedule.progress, momentum=momentum, second_moment=second_moment, lstm=schedule.lstm
         )
-
-
-def _zeros_like(params: Params) -> PyTree:
-    return jax.tree.map(lambda p: jnp.zeros(jnp.shape(p), jnp.float32), params)
 
 
 # Not Optax's Adam: the reference, and the released weights, take 1 - 0.999 in float32, which is 1.3e-5 off.

@@ -37,6 +37,7 @@ from mulo.optimizers._fields import Configured
 from mulo.optimizers._growth import MOMENTUM, agreement, grow
 from mulo.optimizers._mlp import apply_mlp, init_mlp
 from mulo.optimizers._orthogonalise import orthogonalise_kernel
+from mulo.optimizers._placement import varying_like
 from mulo.optimizers._tensors import (
     Tensor,
     count_tensors,
@@ -185,7 +186,7 @@ class DirectionFC(Configured):
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
             accumulators=init_accumulators(params),
-            log_growth=jnp.zeros(count_tensors(params), jnp.float32),
+            log_growth=varying_like(jnp.zeros(count_tensors(params), jnp.float32), params),
         )
 
     def with_num_steps(self, state: DirectionFCState, num_steps: Any) -> DirectionFCState:

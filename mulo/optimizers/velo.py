@@ -30,6 +30,7 @@ from mulo.optimizers._accumulators import (
 from mulo.optimizers._features import VELO_FEATURES, make_ingredients, mean
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import apply_mlp, init_mlp
+from mulo.optimizers._placement import varying_like
 from mulo.optimizers._recurrent import (
     LSTMState,
     advance_lstm,
@@ -129,9 +130,9 @@ class VeLO(Configured):
         """
         _tree.check_float_leaves(params)
         return VeLOState(
-            progress=_schedule.init_progress(num_steps, self.name),
+            progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
             accumulators=init_accumulators(params),
-            lstm=init_lstm_state(theta, count_tensors(params)),
+            lstm=varying_like(init_lstm_state(theta, count_tensors(params)), params),
         )
 
     def with_num_steps(self, state: VeLOState, num_steps: Any) -> VeLOState:

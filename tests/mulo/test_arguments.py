@@ -75,7 +75,7 @@ def test_a_rate_that_is_none_is_refused(rate):
         ) as caught:
             mulo.optimizer(CHECKPOINT, **{name: rate})
         assert "\n" not in str(caught.value)
-    with pytest.raises(mulo.InputError, match="weight_decay is .*; wanted a finite number"):
+    with pytest.raises(mulo.InputError, match=r"weight_decay is .*; wanted a finite number"):
         mulo.init(PARAMS, CHECKPOINT, weight_decay=rate)
 
 

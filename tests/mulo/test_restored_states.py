@@ -111,6 +111,7 @@ def test_the_two_line_state_as_a_dictionary():
     assert_one_line(caught)
 
 
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_orbax_without_and_with_a_structure(tmp_path):
     orbax = pytest.importorskip("orbax.checkpoint")
     tx = optax.chain(optax.clip(1.0), make(SMALL_FC_H4))
