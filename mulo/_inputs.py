@@ -153,10 +153,10 @@ def check_state(learned: LearnedOptimizer, inner: PyTree, params: Params, restor
         skeleton,
         is_leaf=lambda x: isinstance(x, _Placeholder),
     )
-    found, right = jax.tree.structure(inner), jax.tree.structure(wanted)
+    difference = _first_difference(jax.tree.structure(inner), jax.tree.structure(wanted), ())
     # Leaves of other names are those of other parameters, of which the optimizer says which.
-    if found != right and _leaf_names(inner) == _leaf_names(wanted):
-        place, has, should = _first_difference(found, right, ())
+    if difference is not None and _leaf_names(inner) == _leaf_names(wanted):
+        place, has, should = difference
         raise InputError(
             "The optimizer state was initialised for parameters in the structure of other containers, or "
             f"came back from a file in others: {'/'.join(place)} is {has}; wanted {should}. {restore}"
@@ -185,15 +185,21 @@ def _leaf_names(tree: PyTree) -> list[str]:
 def _first_difference(
     found: jax.tree_util.PyTreeDef, wanted: jax.tree_util.PyTreeDef, place: tuple[str, ...]
 ) -> tuple[tuple[str, ...], str, str] | None:
-    """Path to the first node that is another one, what is there and what was wanted."""
-    if found.node_data() != wanted.node_data() or found.num_nodes == 0:
+    """Path to the first node that is another one, what is there and what was wanted; `None` if none is.
+
+    Nodes are alike if they are of one kind, with as many children, and the keys of dictionaries are the same.
+    What a box says of its array, such as its sharding, may differ.
+    """
+    if found == wanted:
+        return None
+    mine, (kind, keys) = found.node_data() or (None, None), wanted.node_data() or (None, None)
+    children, theirs = found.children(), wanted.children()
+    if mine[0] is not kind or len(children) != len(theirs) or (kind is dict and mine[1] != keys):
         return place, _node_words(found), _node_words(wanted)
-    kind, keys = wanted.node_data() or (None, None)
-    names = keys if kind is dict else getattr(kind, "_fields", range(len(wanted.children())))
-    for name, mine, theirs in zip(names, found.children(), wanted.children(), strict=False):
-        if mine != theirs:
-            return _first_difference(mine, theirs, (*place, str(name)))
-    return place, _node_words(found), _node_words(wanted)
+    names = keys if kind is dict else getattr(kind, "_fields", range(len(theirs)))
+    pairs = zip(names, children, theirs, strict=True)
+    differences = (_first_difference(a, b, (*place, str(name))) for name, a, b in pairs)
+    return next((difference for difference in differences if difference is not None), None)
 
 
 def _node_words(node: jax.tree_util.PyTreeDef) -> str:

@@ -101,19 +101,27 @@ def split_leaves(trees: PyTree, outer: jax.tree_util.PyTreeDef, inner: jax.tree_
     """Takes a structure of trees apart into one structure for each leaf of those trees.
 
     Args:
-      trees: of structure `outer`, every leaf of which is a tree of structure `inner`.
+      trees: of structure `outer`, every leaf of which is a tree with the leaves of `inner`.
       outer: structure of what each leaf keeps.
       inner: structure of the parameters.
 
     Returns:
       One structure `outer` of arrays for every leaf of `inner`, in its order.
+
+    Raises:
+      InputError: one of the trees has more leaves, or fewer.
     """
-    columns = [inner.flatten_up_to(tree) for tree in outer.flatten_up_to(trees)]
+    # By place: boxes around a leaf, such as those of Flax, may say another sharding for each statistic.
+    columns = [jax.tree.leaves(tree) for tree in outer.flatten_up_to(trees)]
+    if any(len(column) != inner.num_leaves for column in columns):
+        raise InputError(
+            f"The optimizer state has {[len(column) for column in columns]} arrays in its statistics; wanted "
+            f"{inner.num_leaves} in each. Initialise it with the parameters that are updated."
+        )
     return [outer.unflatten(row) for row in zip(*columns, strict=True)]
 
 
-def join_leaves(rows: list[Any], outer: jax.tree_util.PyTreeDef, inner: jax.tree_util.PyTreeDef) -> PyTree:
-    """Puts together what `split_leaves` took apart."""
+def join_leaves(rows: list[Any], outer: jax.tree_util.PyTreeDef, before: PyTree) -> PyTree:
+    """Puts together what `split_leaves` took apart, in the structure of `before`."""
     columns = zip(*(outer.flatten_up_to(row) for row in rows), strict=True)
-    columns = list(columns) or [()] * outer.num_leaves
-    return outer.unflatten([inner.unflatten(column) for column in columns])
+    return jax.tree.structure(before).unflatten([leaf for column in columns for leaf in column])

@@ -134,7 +134,7 @@ def make_ingredients(
         momentum_factors=tuple(gradient_factors(rows, cols, axes))
         if axes is not None
         # The reference's form for rank 0 and 1.
-        else tuple(((row + features.vector_epsilon) ** -0.5, jnp.ones_like(row[:1])) for row in rows),
+        else tuple(((row + features.vector_epsilon) ** -0.5, jnp.ones(1, jnp.float32)) for row in rows),
         gradient_scale=scale,
         gradient_bound=bound,
     )

@@ -82,7 +82,7 @@ def put_together(
         update, after = next(remaining) if jnp.size(param) else (jnp.zeros_like(param), before)
         updates.append(jnp.reshape(update, jnp.shape(param)).astype(jnp.result_type(param)))
         kept.append(jax.tree.map(lambda new, old: jnp.reshape(new, old.shape), after, before))
-    return inner.unflatten(updates), _tree.join_leaves(kept, STRUCTURE, inner)
+    return inner.unflatten(updates), _tree.join_leaves(kept, STRUCTURE, accumulators)
 
 
 def map_tensors(fn: Callable[..., Any], tensors: Sequence[Tensor], *trees: PyTree) -> list[Any]:

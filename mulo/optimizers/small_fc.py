@@ -139,7 +139,7 @@ class SmallFC(Configured):
             rows.append(accumulators)
         return inner.unflatten(updates), SmallFCState(
             step=optax.safe_increment(state.step),
-            accumulators=_tree.join_leaves(rows, STRUCTURE, inner),
+            accumulators=_tree.join_leaves(rows, STRUCTURE, state.accumulators),
         )
 
     def _step(

@@ -105,7 +105,7 @@ def as_shape(x):
 
 
 def assert_follows(params, state, specs):
-    """Every statistic of a parameter's shape has its sharding, and every other the part that is left of it."""
+    """A statistic of a parameter's shape has its sharding, and any other the part that is left of it."""
     seen = set()
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         key = getattr(path[-1], "key", None)
@@ -154,6 +154,9 @@ def test_a_network_of_its_own_on_each_device(name, size):
 def test_one_network_in_shard_map_with_the_batch_spread(name):
     tx = make(name)
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+
+    def loss_fn(params, x):
+        return jnp.mean(x @ params["w"]) + jnp.sum(jnp.sin(params["b"]))
 
     def train(params, batch):
         def scanned(carry, x):
