@@ -15,15 +15,16 @@ SIGNATURES = {
     "InputError": "an error",
     "MuVeLO": "(*, lstm_hidden_size=16, num_banks=8, hidden_size=4, interp_mult=1.0, param_scale=False, "
     "step_mult=0.001, exp_mult=0.001)",
-    "OptimizerState": "(params, theta, inner, optimizer, mup)",
+    "OptimizerState": "(params, theta, inner, count, past_end, optimizer, mup, num_steps, weight_decay, "
+    "decayed)",
     "SmallFC": "(*, hidden_size=32, step_mult=0.001, exp_mult=0.001, max_global_norm=0.0, scale_free=False)",
     "VeLO": "(*, lstm_hidden_size=512, num_banks=256, hidden_size=4, interp_mult=100.0, param_scale=True, "
     "step_mult=0.001, exp_mult=0.001)",
     "apply": "(optimizer_state, grads, *, value=None)",
-    "init": "(params, source, *, mup=None, num_steps=None)",
+    "init": "(params, source, *, mup=None, num_steps=None, weight_decay=0.0, mask=None)",
     "load": "(path_or_name, *, expect=None)",
     "mup": "a module",
-    "optimizer": "(source, learning_rate=1.0, *, mup=None, num_steps=None)",
+    "optimizer": "(source, learning_rate=1.0, *, mup=None, num_steps=None, weight_decay=0.0, mask=None)",
     "save": "(path, checkpoint, *, overwrite=False)",
 }
 MUP_SIGNATURES = {

@@ -22,7 +22,7 @@ SPECS = {
     "both": {"b": P("x"), "c": P(), "k": P("y", None, "x"), "s": P(), "w": P("x", "y")},
 }
 COMPILED = ("adam", "celo_adam", "celo")
-"""Types are known without compilation, which takes most of the time; of these the numbers are looked at too."""
+"""Types are known without compilation, which takes most of the time; of these numbers are looked at too."""
 EACH_SPEC = pytest.mark.parametrize("specs", SPECS.values(), ids=SPECS)
 
 
