@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from mulo import _tree
-from mulo._transform import check_num_steps, choose_mup, learned_step, resolve
+from mulo._transform import check_num_steps, choose_mup, learned_init, learned_step, resolve
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
 from mulo.mup import MuP
-from mulo.mup.forms import to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -69,7 +68,7 @@ def init(
     return OptimizerState(
         params=params,
         theta=theta,
-        inner=checkpoint.optimizer.init(theta, to_mup_form(mup, params), num_steps),
+        inner=learned_init(checkpoint.optimizer, theta, params, num_steps, mup),
         optimizer=checkpoint.optimizer,
         mup=mup,
     )

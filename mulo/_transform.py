@@ -18,7 +18,7 @@ from mulo.checkpoint_file import Checkpoint, check_theta
 from mulo.errors import InputError
 from mulo.loading import load
 from mulo.mup import STANDARD, MuP
-from mulo.mup.forms import step_in_mup_form, to_mup_form
+from mulo.mup.forms import mup_form, step_in_mup_form, to_mup_form
 from mulo.optimizers._schedule import missing_num_steps
 from mulo.optimizers.base import LearnedOptimizer
 
@@ -80,7 +80,7 @@ def optimizer(
         # Maps over the tree only: optax.tree.map_params calls this with a tree that has no leaves.
         return TransformState(
             count=jnp.zeros([], jnp.int32),
-            inner=learned.init(checkpoint.theta, to_mup_form(mup, params), num_steps),
+            inner=learned_init(learned, checkpoint.theta, params, num_steps, mup),
         )
 
     @functools.cache
@@ -112,6 +112,12 @@ def optimizer(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def learned_init(learned: LearnedOptimizer, theta: Theta, params: Params, num_steps: Any, mup: MuP) -> PyTree:
+    """The first state of a learned optimizer for a model in either form of muP."""
+    in_form, params = mup_form(mup), to_mup_form(mup, params)
+    return learned.init(theta, params, num_steps, in_form.rules(params))
+
+
 def learned_step(
     learned: LearnedOptimizer,
     theta: Theta,
@@ -125,7 +131,7 @@ def learned_step(
     """One step of a learned optimizer on a model in either form of muP."""
 
     def step(mup: MuP, grads: Updates, params: Params) -> tuple[Updates, PyTree]:
-        return learned.update(theta, inner, grads, params, loss=loss, mup=mup.update_multipliers(params))
+        return learned.update(theta, inner, grads, params, loss=loss, mup=mup.rules(params))
 
     return step_in_mup_form(mup, step, grads, params)
 

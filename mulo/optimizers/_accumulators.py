@@ -4,6 +4,7 @@ Formulas of Metz et al. 2022 (arXiv 2203.11860) and, for the factored one, of Ad
 1804.04235), without bias correction. Everything is float32, whatever the parameter's dtype.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Params, PyTree
+from mulo.optimizers._views import View, factored_axes, views_of
 
 NUM_DECAYS = 3
 """Decays of the momenta, and as many of the factored second moment."""
@@ -32,8 +34,8 @@ class Accumulators(NamedTuple):
 
     momenta: tuple[PyTree, ...]  # three, each shaped like the parameter: means of g, slower and slower
     second_moment: PyTree  # shaped like the parameter: mean of g^2
-    rows: tuple[PyTree, ...]  # three: mean of g^2 over the largest axis d0; rank 0 and 1: over no axis
-    cols: tuple[PyTree, ...]  # three: mean of g^2 over the second largest axis d1; rank 0 and 1: one unused 0
+    rows: tuple[PyTree, ...]  # three: mean of g^2 over the largest axis d0 of a tensor; vectors: over no axis
+    cols: tuple[PyTree, ...]  # three: the same over the second largest axis d1; vectors: one unused 0
 
 
 STRUCTURE = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
@@ -47,46 +49,23 @@ INITIAL_DECAYS = Decays(
 """Those of VeLO, for good, and those from which SmallFC's are learned."""
 
 
-def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Axes (d1, d0) of the second largest and the largest length; `None` for rank 0 and 1.
+def init_accumulators(params: Params, mup: PyTree | None = None) -> Accumulators:
+    """Zeros for every leaf of `params`.
 
-    Of axes of equal length the later counts as the larger.
-
-    >>> factored_axes((64, 3)), factored_axes((6, 6)), factored_axes((5,))
-    ((1, 0), (0, 1), None)
+    Args:
+      params: parameters.
+      mup: records of the leaves, shaped like `params`; `None` without muP.
     """
-    if len(shape) < 2:
-        return None
-    order = np.argsort(shape, kind="stable")
-    return int(order[-2]), int(order[-1])
+    views = jax.tree.structure(params).unflatten(views_of(params, mup))
 
-
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
-
-
-def _row_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    axes = factored_axes(shape)
-    return shape if axes is None else _without(shape, axes[1])
-
-
-def _col_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    axes = factored_axes(shape)
-    # Not (0,): Orbax refuses to save arrays of no size.
-    return (1,) if axes is None else _without(shape, axes[0])
-
-
-def init_accumulators(params: Params) -> Accumulators:
-    """Zeros for every leaf of `params`."""
-
-    def zeros(shape_fn):
-        return jax.tree.map(lambda p: jnp.zeros(shape_fn(jnp.shape(p)), jnp.float32), params)
+    def zeros(shape_fn: Callable[[View], tuple[int, ...]]) -> PyTree:
+        return jax.tree.map(lambda _, view: jnp.zeros(shape_fn(view), jnp.float32), params, views)
 
     return Accumulators(
-        momenta=tuple(zeros(lambda shape: shape) for _ in range(NUM_DECAYS)),
-        second_moment=zeros(lambda shape: shape),
-        rows=tuple(zeros(_row_shape) for _ in range(NUM_DECAYS)),
-        cols=tuple(zeros(_col_shape) for _ in range(NUM_DECAYS)),
+        momenta=tuple(zeros(lambda view: view.shape) for _ in range(NUM_DECAYS)),
+        second_moment=zeros(lambda view: view.shape),
+        rows=tuple(zeros(lambda view: view.row_shape) for _ in range(NUM_DECAYS)),
+        cols=tuple(zeros(lambda view: view.col_shape) for _ in range(NUM_DECAYS)),
     )
 
 
