@@ -50,8 +50,7 @@ def make_run(task: Task, checkpoint: mulo.Checkpoint, batch_size: int) -> Callab
         params, state = carry
         batch = task.draw_batch(source, "train", jax.random.fold_in(key, index), batch_size)
         loss, grads = jax.value_and_grad(task.loss)(params, key, batch)
-        multipliers = task.mup.update_multipliers(params)
-        updates, state = optimizer.update(theta, state, grads, params, loss, multipliers)
+        updates, state = optimizer.update(theta, state, grads, params, loss, task.mup.rules(params))
         return (optax.apply_updates(params, updates), state), grads, loss
 
     def at_step(source: Any, key: jax.Array, step: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -60,14 +59,15 @@ def make_run(task: Task, checkpoint: mulo.Checkpoint, batch_size: int) -> Callab
             0,
             step,
             lambda index, carry: advance(source, key, index, carry)[0],
-            (params, optimizer.init(theta, params, None)),
+            (params, optimizer.init(theta, params, None, task.mup.rules(params))),
         )
         (_, state), grads, loss = advance(source, key, step, carry)
+        params, rules = carry[0], task.mup.rules(carry[0])
         both = [
-            _by_path(feature_scales(state, grads, carry[0], scale_free=scale_free))
+            _by_path(feature_scales(state, grads, params, scale_free=scale_free, mup=rules))
             for scale_free in (False, True)
         ]
-        return loss, {path: jnp.stack([scales[path] for scales in both]) for path in both[0]}
+        return loss, {path: jnp.concatenate([scales[path] for scales in both]) for path in both[0]}
 
     return jax.jit(at_step)
 

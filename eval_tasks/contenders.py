@@ -112,11 +112,12 @@ def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> C
 
     def make(task: Task, num_steps: int) -> InnerOptimizer:
         def init(theta: Any, params: Any, num_steps: int) -> VariantState:
-            return VariantState(jnp.zeros([], jnp.int32), optimizer.init(theta, params, num_steps))
+            inner = optimizer.init(theta, params, num_steps, task.mup.rules(params))
+            return VariantState(jnp.zeros([], jnp.int32), inner)
 
         def update(theta: Any, state: VariantState, grads: Any, params: Any, loss: Any) -> tuple[Any, Any]:
-            multipliers = task.mup.update_multipliers(params)
-            updates, inner = optimizer.update(theta, state.inner, grads, params, loss, multipliers)
+            rules = task.mup.rules(params)
+            updates, inner = optimizer.update(theta, state.inner, grads, params, loss, rules)
             if source.variant:
                 factor = SCHEDULES[source.schedule](state.count.astype(jnp.float32) / num_steps)
                 factor = source.learning_rate * factor

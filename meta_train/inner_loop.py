@@ -1,5 +1,6 @@
 """K inner steps of every particle of a slot, in one scan."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -62,7 +63,7 @@ def start(
         loss = loop.task.loss(params, loss_key, batch)
         params = params if scales == () else jax.tree.map(jnp.divide, params, scales)
         # What it has of theta is of no particle yet: see `begin_with_own_theta`.
-        return Unroll(params, loop.optimizer.init(theta, params, num_steps), scales), loss
+        return Unroll(params, _first_state(loop, theta, params, num_steps), scales), loss
 
     pairs, losses = jax.vmap(start_one)(jax.random.split(key, num_pairs))
     return jax.tree.map(lambda x: jnp.stack([x] * num_copies), pairs), losses
@@ -84,10 +85,10 @@ def begin_with_own_theta(loop: InnerLoop, thetas: Theta, unrolls: Unroll, begins
       Like `unrolls`. It can be differentiated in `thetas`.
     """
     state, tree = jax.tree.flatten(unrolls.optimizer_state)
-    has_theta = _has_theta(loop.optimizer, thetas, unrolls.params)
+    has_theta = _has_theta(loop, thetas, unrolls.params)
     if not any(has_theta):
         return unrolls
-    init = jax.vmap(jax.vmap(lambda theta, params: loop.optimizer.init(theta, params, 1)))
+    init = jax.vmap(jax.vmap(lambda theta, params: _first_state(loop, theta, params, 1)))
     own = jax.tree.leaves(init(thetas, unrolls.params))
     state = [
         jnp.where(begins, new, old) if has else old
@@ -96,14 +97,18 @@ def begin_with_own_theta(loop: InnerLoop, thetas: Theta, unrolls: Unroll, begins
     return unrolls._replace(optimizer_state=tree.unflatten(state))
 
 
-def _has_theta(optimizer: LearnedOptimizer, thetas: Theta, params: Params) -> list[bool]:
+def _first_state(loop: InnerLoop, theta: Theta, params: Params, num_steps: Any) -> PyTree:
+    return loop.optimizer.init(theta, params, num_steps, loop.task.mup.rules(params))
+
+
+def _has_theta(loop: InnerLoop, thetas: Theta, params: Params) -> list[bool]:
     """Whether theta goes into each leaf of the first state. Leaves of the arguments: [C, P, ...].
 
     Raises:
       TypeError: into a leaf goes the number of steps too, which is known at `start` alone.
     """
     particle = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[2:], x.dtype), (thetas, params))
-    jaxpr = jax.make_jaxpr(optimizer.init)(*particle, 1).jaxpr
+    jaxpr = jax.make_jaxpr(functools.partial(_first_state, loop))(*particle, 1).jaxpr
     num_weights = len(jax.tree.leaves(thetas))
 
     def reached(inputs: list[Any]) -> list[bool]:
@@ -115,7 +120,9 @@ def _has_theta(optimizer: LearnedOptimizer, thetas: Theta, params: Params) -> li
 
     by_theta, by_steps = reached(jaxpr.invars[:num_weights]), reached(jaxpr.invars[-1:])
     if any(both == (True, True) for both in zip(by_theta, by_steps, strict=True)):
-        raise TypeError(f"{type(optimizer).__name__}.init: one array of the state has theta and num_steps.")
+        raise TypeError(
+            f"{type(loop.optimizer).__name__}.init: one array of the state has theta and num_steps."
+        )
     return by_theta
 
 
@@ -184,7 +191,7 @@ def _particle_step(
     params = unroll.params
     loss, grads = jax.value_and_grad(loss_of)(params, batch)
     updates, state = loop.optimizer.update(
-        theta, unroll.optimizer_state, grads, params, loss, loop.task.mup.update_multipliers(params)
+        theta, unroll.optimizer_state, grads, params, loss, loop.task.mup.rules(params)
     )
     judged = loss if held_out is None else loss_of(params, held_out)
     after = Unroll(optax.apply_updates(params, updates), state, unroll.scales)

@@ -81,15 +81,14 @@ def _make_runs(
             batch_key, loss_key = jax.random.split(step_key)
             batch = task.draw_batch(source, "train", batch_key, config.batch_size)
             loss, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
-            multipliers = task.mup.update_multipliers(params)
-            updates, state = optimizer.update(theta, state, grads, params, loss, multipliers)
+            updates, state = optimizer.update(theta, state, grads, params, loss, task.mup.rules(params))
             if judge_held_out:
                 held_out_key = jax.random.fold_in(step_key, 1)
                 batch = task.draw_batch(source, "validation", held_out_key, config.batch_size)
                 loss = task.loss(params, loss_key, batch)
             return (optax.apply_updates(params, updates), state), loss
 
-        carry = params, optimizer.init(theta, params, config.validation_steps)
+        carry = params, optimizer.init(theta, params, config.validation_steps, task.mup.rules(params))
         losses = jax.lax.scan(step, carry, jnp.arange(config.validation_steps))[1]
         return jnp.mean(bound_losses(losses, bound)[0][-num_last:])
 

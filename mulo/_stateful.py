@@ -12,12 +12,11 @@ import optax
 from mulo import _inputs, _tree
 from mulo._arguments import explained
 from mulo._decay import decayed_leaves, is_off, scale_and_decay
-from mulo._transform import at, count_past_end, learned_step, to_length
+from mulo._transform import at, count_past_end, learned_init, learned_step, to_length
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
 from mulo.mup import MuP
-from mulo.mup.forms import to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -91,7 +90,7 @@ def init(
     return OptimizerState(
         params=params,
         theta=theta,
-        inner=checkpoint.optimizer.init(theta, to_mup_form(mup, params), num_steps),
+        inner=learned_init(checkpoint.optimizer, theta, params, num_steps, mup),
         count=jnp.zeros([], jnp.int32),
         past_end=jnp.zeros([], jnp.int32),
         optimizer=checkpoint.optimizer,

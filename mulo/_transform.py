@@ -16,7 +16,7 @@ from mulo._types import Params, PyTree, Theta, Updates
 from mulo.checkpoint_file import Checkpoint
 from mulo.errors import InputError
 from mulo.mup import MuP
-from mulo.mup.forms import step_in_mup_form, to_mup_form
+from mulo.mup.forms import mup_form, step_in_mup_form, to_mup_form
 from mulo.optimizers.base import LearnedOptimizer
 
 
@@ -118,7 +118,7 @@ class _Bound:
         return TransformState(
             count=jnp.zeros([], jnp.int32),
             past_end=jnp.zeros([], jnp.int32),
-            inner=learned.init(theta, to_mup_form(self.mup, params), self.num_steps),
+            inner=learned_init(learned, theta, params, self.num_steps, self.mup),
         )
 
     def update(
@@ -180,6 +180,12 @@ def count_past_end(count: jax.Array, num_steps: Any) -> jax.Array:
     return jnp.maximum(0, count - jnp.asarray(num_steps).astype(jnp.int32))
 
 
+def learned_init(learned: LearnedOptimizer, theta: Theta, params: Params, num_steps: Any, mup: MuP) -> PyTree:
+    """The first state of a learned optimizer for a model in either form of muP."""
+    in_form, params = mup_form(mup), to_mup_form(mup, params)
+    return learned.init(theta, params, num_steps, in_form.rules(params))
+
+
 def learned_step(
     learned: LearnedOptimizer,
     theta: Theta,
@@ -193,6 +199,6 @@ def learned_step(
     """One step of a learned optimizer on a model in either form of muP."""
 
     def step(mup: MuP, grads: Updates, params: Params) -> tuple[Updates, PyTree]:
-        return learned.update(theta, inner, grads, params, loss=loss, mup=mup.update_multipliers(params))
+        return learned.update(theta, inner, grads, params, loss=loss, mup=mup.rules(params))
 
     return step_in_mup_form(mup, step, grads, params)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from mulo.conformance.traces import Trace
-from mulo.optimizers._accumulators import Accumulators, factored_axes
+from mulo.optimizers._accumulators import Accumulators
+from mulo.optimizers._views import factored_axes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -44,7 +44,7 @@ def replay(trace: Trace, max_global_norm: float = 0.0) -> dict[str, list[Any]]:
     Returns:
       "params" and "steps" after each update and "state" before the first and after each, as lists.
     """
-    optimizer, mup = make_optimizer(trace, max_global_norm), trace.tree("mup_lrs") or None
+    optimizer, mup = make_optimizer(trace, max_global_norm), trace.rules()
     _, theta = from_reference("small_fc", trace.tree("theta"))
     params, grads = trace.tree("params0"), trace.tree("grads")
     update = functools.partial(optimizer.update, theta, loss=None)

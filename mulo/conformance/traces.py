@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from mulo.errors import InputError
+from mulo.mup import LeafRule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +19,15 @@ class Trace:
         """The arrays called `prefix/<leaf>`, by leaf."""
         start = prefix + "/"
         return {key[len(start) :]: x for key, x in self.arrays.items() if key.startswith(start)}
+
+    def rules(self) -> dict[str, LeafRule] | None:
+        """Records with the multipliers `mup_lrs`, by leaf; of axes the references know the shapes alone."""
+        return {
+            leaf: LeafRule.by_axes(
+                self.arrays[f"params0/{leaf}"].shape, None, lr_multiplier=float(multiplier)
+            )
+            for leaf, multiplier in self.tree("mup_lrs").items()
+        } or None
 
     def number(self, name: str) -> float:
         """A recorded float32, as the decimal that it stands for."""

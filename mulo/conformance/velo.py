@@ -90,13 +90,13 @@ def _std(name: str, shape: tuple[int, ...]) -> float:
 
 def replay(trace: Trace, optimizer: VeLO, theta: Any) -> list[Step]:
     """Runs the prescribed gradients and losses through our optimizer."""
-    mup, grads = trace.tree("mup_lrs") or None, trace.tree("grads")
+    mup, grads = trace.rules(), trace.tree("grads")
 
     @jax.jit
     def advance(state, grads, params, loss):
         # All in one program: what they share is compiled once.
         _, schedule = _schedule.advance(state.progress, loss, optimizer.name)
-        plan = optimizer.plan(theta, state.lstm, schedule, take_apart(state.accumulators, grads, params))
+        plan = optimizer.plan(theta, state.lstm, schedule, take_apart(state.accumulators, grads, params, mup))
         unscaled, _ = optimizer.update(theta, state, grads, params, loss, None)
         updates, after = optimizer.update(theta, state, grads, params, loss, mup)
         new_params = jax.tree.map(jnp.add, params, updates)

@@ -15,6 +15,6 @@ from mulo.mup.rules import output_multiplier as output_multiplier
 from mulo.mup.rules import residual_lr_multiplier as residual_lr_multiplier
 from mulo.mup.rules import residual_multiplier as residual_multiplier
 from mulo.mup.shapes import STANDARD as STANDARD
-from mulo.mup.shapes import LeafMuP as LeafMuP
+from mulo.mup.shapes import LeafRule as LeafRule
 from mulo.mup.shapes import MuP as MuP
 from mulo.mup.shapes import infer as infer

@@ -51,7 +51,7 @@ def in_mup_form(
     >>> float(updates["w"][0, 0])
     0.125
     """
-    tx = optax.with_extra_args_support(make_optimizer(dataclasses.replace(mup, form="mup")))
+    tx = optax.with_extra_args_support(make_optimizer(mup_form(mup)))
 
     def init(params: Params) -> PyTree:
         return tx.init(to_mup_form(mup, params))
@@ -84,7 +84,7 @@ def step_in_mup_form(
     _tree.check_same_shapes(grads, params)
     multipliers = mup.forward_multipliers(params)
     updates, state = step(
-        dataclasses.replace(mup, form="mup"),
+        mup_form(mup),
         jax.tree.map(lambda grad, m: _times(grad, m), grads, multipliers),
         to_mup_form(mup, params),
     )
@@ -93,6 +93,11 @@ def step_in_mup_form(
         return update if m == 1 else _times(update, m).astype(jnp.result_type(param))
 
     return jax.tree.map(back, updates, multipliers, params), state
+
+
+def mup_form(mup: MuP) -> MuP:
+    """The muP of the same network in the form "mup"."""
+    return dataclasses.replace(mup, form="mup")
 
 
 def to_mup_form(mup: MuP, params: Params) -> Params:

@@ -24,8 +24,12 @@ LAYOUTS = {"in_out": "outputs last: Flax, Haiku", "out_in": "outputs first: Equi
 
 
 @dataclasses.dataclass(frozen=True)
-class LeafMuP:
-    """What muP knows of one leaf. The multipliers are those of a model written in muP."""
+class LeafRule:
+    """What muP knows of one leaf. The multipliers are those of a model written in muP.
+
+    A learned optimizer goes by it: a leaf with fan-in axes is a matrix [fan_in, fan_out], any other a vector,
+    and every position of the stacked axes is a tensor of its own. Hashable, and a leaf of a tree, not a node.
+    """
 
     path: str
     shape: tuple[int, ...]  # in the network to be trained
@@ -35,14 +39,40 @@ class LeafMuP:
     base_fan_in: int  # the same at base width
     fan_out: int = 1
     base_fan_out: int = 1
-    fan_in_axes: tuple[int, ...] = ()  # that are summed over
+    fan_in_axes: tuple[int, ...] | None = ()  # that are summed over; `None`: the shape is all that is known
     stacked_axes: tuple[int, ...] = ()  # neither fan-in nor fan-out
     own_forward_multiplier: float | None = None  # given by the user, in place of the role's
-    lr_multiplier: float = 1.0  # given by the user; in all of the next three
+    lr_multiplier: float = 1.0  # given by the user, on the whole step; in all of the next three
+
+    @classmethod
+    def by_axes(
+        cls,
+        shape: tuple[int, ...],
+        fan_in: tuple[int, ...] | None,
+        *,
+        stacked: tuple[int, ...] = (),
+        role: Role = Role.VECTOR,
+        lr_multiplier: float = 1.0,
+    ) -> "LeafRule":
+        """A record of a leaf without a base width.
+
+        Args:
+          shape: of the leaf.
+          fan_in: its fan-in axes; () for a vector, `None` to go by the shape.
+          stacked: its stacked axes.
+          role: what it is; the multiplier 1 of `Role.VECTOR` is that of weights that do not grow too.
+          lr_multiplier: factor on its step, on top of the role's.
+
+        >>> LeafRule.by_axes((8, 4), fan_in=(0,), role=Role.HIDDEN).update_multiplier
+        0.125
+        """
+        size = math.prod(shape[axis] for axis in fan_in or ())
+        return cls("", shape, (), role, size, size, fan_in_axes=fan_in, stacked_axes=stacked,
+                   lr_multiplier=lr_multiplier)  # fmt: skip
 
     @property
     def update_multiplier(self) -> float:
-        """Factor on a learned optimizer's step."""
+        """Factor on a learned optimizer's step; on weight decay inside of it `lr_multiplier` alone is."""
         return RULES[self.role].update_multiplier(self.fan_in) * self.lr_multiplier
 
     @property
@@ -69,7 +99,7 @@ class LeafMuP:
         return RULES[self.role].forward_multiplier(self.fan_in)
 
 
-_MULTIPLIERS: Mapping[str, Callable[[LeafMuP], float]] = {
+_MULTIPLIERS: Mapping[str, Callable[[LeafRule], float]] = {
     "learned": lambda leaf: leaf.update_multiplier,
     "adam": lambda leaf: leaf.adam_lr_multiplier,
     "sgd": lambda leaf: leaf.sgd_lr_multiplier,
@@ -80,7 +110,7 @@ _MULTIPLIERS: Mapping[str, Callable[[LeafMuP], float]] = {
 class MuP:
     """The muP of a network: one record for each leaf. Hashable; holds no arrays. Prints as a table."""
 
-    leaves: tuple[LeafMuP, ...]
+    leaves: tuple[LeafRule, ...]
     form: str = "mup"  # or "standard": see `mulo.mup.infer`
 
     def summary(self) -> str:
@@ -114,11 +144,7 @@ class MuP:
             return self._map(params, lambda leaf: leaf.adam_lr_multiplier * leaf.forward_multiplier)
         if optimizer == "sgd":
             return self._map(params, lambda leaf: leaf.sgd_lr_multiplier * leaf.forward_multiplier**2)
-        raise InputError(
-            "A learned optimizer looks at the size of parameters and gradients, so in standard form factors "
-            "on its steps are not enough. Use mulo.optimizer or mulo.init, which do the rest, "
-            "mulo.mup.in_mup_form, or a model written in muP."
-        )
+        raise _not_in_standard_form()
 
     def update_multipliers(self, params: Params) -> PyTree | None:
         """`multipliers(params, "learned")`: the factor on each leaf's step of a learned optimizer.
@@ -127,6 +153,17 @@ class MuP:
           InputError: see `multipliers`.
         """
         return self.multipliers(params, "learned")
+
+    def rules(self, params: Params) -> PyTree | None:
+        """The record of each leaf, shaped like `params`, for a learned optimizer; `None` in SP.
+
+        Raises:
+          InputError: `params` has a leaf that this muP does not know, or knows with another shape; or it is
+            of the standard form, whose parameters an optimizer is not to see as they are.
+        """
+        if self.form == "standard" and self.leaves:
+            raise _not_in_standard_form()
+        return self.map_leaves(lambda leaf, _: leaf, params) if self.leaves else None
 
     def adam_lr_multipliers(self, params: Params) -> PyTree | None:
         """`multipliers(params, "adam")`: the factor on each leaf's Adam learning rate.
@@ -171,10 +208,18 @@ class MuP:
 
         return jax.tree_util.tree_map_with_path(apply, params)
 
-    def _map(self, params: Params, multiplier_fn: Callable[[LeafMuP], float]) -> PyTree | None:
+    def _map(self, params: Params, multiplier_fn: Callable[[LeafRule], float]) -> PyTree | None:
         if not self.leaves:
             return None
         return self.map_leaves(lambda leaf, _: multiplier_fn(leaf), params)
+
+
+def _not_in_standard_form() -> InputError:
+    return InputError(
+        "A learned optimizer looks at the size of parameters and gradients, so in standard form factors "
+        "on its steps are not enough. Use mulo.optimizer or mulo.init, which do the rest, "
+        "mulo.mup.in_mup_form, or a model written in muP."
+    )
 
 
 STANDARD = MuP(leaves=())
@@ -283,7 +328,7 @@ def _compare(
 
 def _choose(
     leaf: Shapes, leaves: Mapping[str, Shapes], said: Leaf, layout: str, form: str, stacks_known: bool
-) -> LeafMuP:
+) -> LeafRule:
     """The record of one leaf; an error where the possible readings differ in what follows from them."""
     if said.fan_in_axes is not None:
         fan_out = tuple(axis for axis in leaf.own_axes if axis not in said.fan_in_axes)
@@ -309,14 +354,15 @@ def _choose(
     return records[0]
 
 
-def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafMuP:
+def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafRule:
     role = said.role or (reading.role if leaf.infinite else _finite_role(leaf))
     target, base = leaf.shapes[:2]
-    weight = role not in (Role.VECTOR, Role.SCALAR)
+    # What does not grow has the role of a vector; a matrix it is nevertheless, unless the user says not.
+    weight = said.role is None or role not in (Role.VECTOR, Role.SCALAR)
     own_axes = tuple(axis for axis in range(len(target)) if axis not in reading.stacked)
     fan_out = reading.fan_out if weight else own_axes
     fan_in = reading.fan_in if weight else ()
-    return LeafMuP(
+    return LeafRule(
         path=leaf.path,
         shape=target,
         infinite=leaf.infinite,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mulo.mup.shapes import LeafMuP, MuP
+    from mulo.mup.shapes import LeafRule, MuP
 
 _WIDTH = 110
 _HEADER = ("path", "shape", "infinite", "role", "init std", "forward", "update", "Adam", "SGD")
@@ -38,7 +38,7 @@ _FORMS = {
 }
 
 
-def _row(leaf: "LeafMuP") -> tuple[str, ...]:
+def _row(leaf: "LeafRule") -> tuple[str, ...]:
     factors = (
         leaf.init_std,
         leaf.forward_multiplier,

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Params, PyTree
-from mulo.optimizers._placement import Groups, zeros_like, zeros_over
+from mulo.optimizers._placement import zeros_like, zeros_over
+from mulo.optimizers._views import factored_axes, views_of
 
 NUM_DECAYS = 3
 """Decays of the momenta, and as many of the factored second moment."""
@@ -33,8 +34,8 @@ class Accumulators(NamedTuple):
 
     momenta: tuple[PyTree, ...]  # three, each shaped like the parameter: means of g, slower and slower
     second_moment: PyTree  # shaped like the parameter: mean of g^2
-    rows: tuple[PyTree, ...]  # three: mean of g^2 over the largest axis d0; rank 0 and 1: over no axis
-    cols: tuple[PyTree, ...]  # three: mean of g^2 over the second largest axis d1; rank 0 and 1: one unused 0
+    rows: tuple[PyTree, ...]  # three: mean of g^2 over the largest axis d0 of a tensor; vectors: over no axis
+    cols: tuple[PyTree, ...]  # three: the same over the second largest axis d1; vectors: one unused 0
 
 
 STRUCTURE = jax.tree.structure(Accumulators((0, 0, 0), 0, (0, 0, 0), (0, 0, 0)))
@@ -48,38 +49,20 @@ INITIAL_DECAYS = Decays(
 """Those of VeLO, for good, and those from which SmallFC's are learned."""
 
 
-def factored_axes(shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Axes (d1, d0) of the second largest and the largest length; `None` for rank 0 and 1.
+def init_accumulators(params: Params, mup: PyTree | None = None) -> Accumulators:
+    """Zeros for every leaf of `params`.
 
-    Of axes of equal length the later counts as the larger.
-
-    >>> factored_axes((64, 3)), factored_axes((6, 6)), factored_axes((5,))
-    ((1, 0), (0, 1), None)
+    Args:
+      params: parameters.
+      mup: records of the leaves, shaped like `params`; `None` without muP.
     """
-    if len(shape) < 2:
-        return None
-    order = np.argsort(shape, kind="stable")
-    return int(order[-2]), int(order[-1])
+    views = jax.tree.structure(params).unflatten(views_of(params, mup))
 
-
-def _row_groups(shape: tuple[int, ...]) -> Groups:
-    axes = factored_axes(shape)
-    return tuple((i,) for i in range(len(shape)) if axes is None or i != axes[1])
-
-
-def _col_groups(shape: tuple[int, ...]) -> Groups:
-    axes = factored_axes(shape)
-    # Of length 1 and not 0: Orbax refuses to save arrays of no size.
-    return ((),) if axes is None else tuple((i,) for i in range(len(shape)) if i != axes[0])
-
-
-def init_accumulators(params: Params) -> Accumulators:
-    """Zeros for every leaf of `params`."""
     return Accumulators(
         momenta=tuple(zeros_like(params) for _ in range(NUM_DECAYS)),
         second_moment=zeros_like(params),
-        rows=tuple(zeros_over(params, _row_groups) for _ in range(NUM_DECAYS)),
-        cols=tuple(zeros_over(params, _col_groups) for _ in range(NUM_DECAYS)),
+        rows=tuple(zeros_over(params, views, lambda view: view.row_axes) for _ in range(NUM_DECAYS)),
+        cols=tuple(zeros_over(params, views, lambda view: view.col_axes) for _ in range(NUM_DECAYS)),
     )
 
 

@@ -1,5 +1,6 @@
 """Large tensors in parts, one after the other: what is made on the way stays as small as a part."""
 
+import math
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
@@ -7,6 +8,10 @@ import jax
 import numpy as np
 
 Carry = TypeVar("Carry")
+
+
+MAX_INDEX = 2**31 - 1
+"""Positions along an axis are int32; a longer axis is not cut."""
 
 
 class Part(Protocol):
@@ -36,10 +41,12 @@ def fold_blocks(
     >>> float(fold_blocks(lambda total, part, put: total + part(x).sum(), 0.0, x.shape, block_size=4))
     45.0
     """
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     # Rows of the first axis are contiguous; where they are too large, or too few, the longest axis is cut.
     axis = 0 if size <= block_size * shape[0] else int(np.argmax(shape))
     length = min(shape[axis], max(1, block_size * shape[axis] // size))
+    if shape[axis] > MAX_INDEX:
+        length = shape[axis]
     num_blocks, num_rest = divmod(shape[axis], length)
 
     def run(carry: Carry, start: jax.Array | int, length: int) -> Carry:

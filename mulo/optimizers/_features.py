@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mulo.optimizers._accumulators import Accumulators, bound_gradient, factored_axes
+from mulo.optimizers._accumulators import Accumulators, bound_gradient
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks, is_sharded
 from mulo.optimizers._placement import varying_like
+from mulo.optimizers._roots import inverse_root, safe_rsqrt
+from mulo.optimizers._views import factored_axes
 
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000, 100000)
 """Inner steps at which the time features cross zero."""
@@ -134,7 +136,7 @@ def make_ingredients(
         momentum_factors=tuple(gradient_factors(rows, cols, axes))
         if axes is not None
         # The reference's form for rank 0 and 1.
-        else tuple(((row + features.vector_epsilon) ** -0.5, jnp.ones(1, jnp.float32)) for row in rows),
+        else tuple((inverse_root(row + features.vector_epsilon), jnp.ones(1, jnp.float32)) for row in rows),
         gradient_scale=scale,
         gradient_bound=bound,
     )
@@ -165,14 +167,14 @@ def gradient_factors(
 def mean(x: jax.Array) -> jax.Array:
     """The mean over all axes, []. x: of rank 1 or more."""
     # The last axis first: of one sum over all axes XLA on the CPU makes slow loops, and copies.
-    return jnp.sum(jnp.sum(x, axis=-1)) / x.size
+    return jnp.sum(jnp.sum(x, axis=-1)) / float(x.size)
 
 
 def _inverse_scale(second_moment: jax.Array) -> jax.Array:
     """One over the root of the mean of the second moment, []; 1 where all gradients were zero."""
     square = mean(second_moment)
     # Bounded so that its square is finite.
-    return jnp.where(square > 0, jax.lax.rsqrt(jnp.maximum(square, 1e-36)), 1.0)
+    return jnp.where(square > 0, safe_rsqrt(jnp.maximum(square, 1e-36)), 1.0)
 
 
 def _rescale(ingredients: Ingredients) -> Ingredients:
@@ -210,7 +212,7 @@ def _make_features(rescaled: Ingredients) -> tuple[jax.Array, ...]:
 
 def inverse_rms(mean_square: jax.Array, epsilon: float | np.ndarray = 1e-5) -> jax.Array:
     """What a feature is multiplied with to be normalised, from its mean square over the tensor."""
-    return jax.lax.rsqrt(epsilon + mean_square)
+    return safe_rsqrt(epsilon + mean_square)
 
 
 def element_scales(ingredients: Ingredients) -> jax.Array:
@@ -224,7 +226,7 @@ def element_scales(ingredients: Ingredients) -> jax.Array:
 
 def mean_squares_of(features: Sequence[jax.Array]) -> jax.Array:
     """Mean square of each feature over the tensor. features: [F] arrays of one shape -> [F]."""
-    return _sum_square(stack(features), features[0].ndim) / features[0].size
+    return _sum_square(stack(features), features[0].ndim) / float(features[0].size)
 
 
 def stack(arrays: Sequence[jax.Array]) -> jax.Array:
@@ -250,7 +252,7 @@ def mean_squares(ingredients: Ingredients) -> jax.Array:
     if ingredients.gradient_bound is not None:
         num_features = len(VELO_FEATURES.element_rows)
     zeros = varying_like(jnp.zeros(num_features, jnp.float32), ingredients.grad)
-    return fold_blocks(add, zeros, shape, block_size) / ingredients.grad.size
+    return fold_blocks(add, zeros, shape, block_size) / float(ingredients.grad.size)
 
 
 def normalised_scales(

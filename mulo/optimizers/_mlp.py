@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from mulo._types import Theta
-from mulo.optimizers._accumulators import factored_axes
 from mulo.optimizers._blocks import Part, Put, choose_block_size, fold_blocks
 from mulo.optimizers._features import (
     AxisFeatures,
@@ -25,6 +24,7 @@ from mulo.optimizers._features import (
     stack,
 )
 from mulo.optimizers._placement import varying_like
+from mulo.optimizers._views import factored_axes
 
 MAX_UNROLLED = 16
 """Networks of at most so many hidden units are written out; larger ones would compile for seconds."""

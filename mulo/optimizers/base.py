@@ -35,8 +35,10 @@ class LearnedOptimizer(Protocol):
         """Initial weights, float32, from a random key."""
         ...
 
-    def init(self, theta: Theta, params: Params, num_steps: int | None) -> PyTree:
+    def init(self, theta: Theta, params: Params, num_steps: int | None, mup: PyTree | None) -> PyTree:
         """State before the first step. Maps over the tree only: `params` may have no leaves at all.
+
+        `mup` as for `update`: what is kept depends on which axes of a leaf are stacked, or fan-in.
 
         No array of it depends on both `theta` and `num_steps`.
         """
@@ -60,9 +62,13 @@ class LearnedOptimizer(Protocol):
           grads: shaped like `params`.
           params: current parameters, before the step.
           loss: scalar, the loss that `grads` are of; optimizers that do not use it take `None`.
-          mup: shaped like `params`: the factor on each leaf's step, or `None` for 1 everywhere (SP).
+          mup: shaped like `params`: the `mulo.mup.LeafRule` of each leaf, as `MuP.rules` gives it; `None`
+            without muP. A leaf's records are static: they say which tensors a leaf is made of, what their
+            roles are, and the factor on their steps.
 
         Returns:
-          Updates to be added to `params`, each in its parameter's dtype; the next state.
+          Updates to be added to `params`, each in its parameter's dtype; the next state. A tensor whose
+          gradient has no finite entry gets no step, and its statistics stay; the state's `num_nonfinite`
+          counts entries that were not finite.
         """
         ...

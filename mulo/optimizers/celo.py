@@ -21,6 +21,7 @@ import numpy as np
 
 from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
+from mulo.mup.shapes import LeafRule
 from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import Accumulators, init_accumulators
 from mulo.optimizers._features import VELO_FEATURES
@@ -35,7 +36,17 @@ from mulo.optimizers._recurrent import (
     init_recurrent,
     linear,
 )
-from mulo.optimizers._tensors import Tensor, flat_multipliers, map_tensors, put_together, take_apart
+from mulo.optimizers._tensors import (
+    Tensor,
+    add_count,
+    flat_multipliers,
+    look_at_leaf,
+    put_together,
+    sum_counts,
+    take_apart,
+    update_tensors,
+)
+from mulo.optimizers._views import View, rules_of, views_of
 from mulo.optimizers.velo import clip_gradient, tensor_step
 
 
@@ -45,6 +56,7 @@ class CeloState(NamedTuple):
     progress: _schedule.Progress
     accumulators: Accumulators  # trees shaped like the parameters, float32
     lstm: LSTMState  # [1, L]
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
 
 
 class CeloAdamState(NamedTuple):
@@ -54,6 +66,7 @@ class CeloAdamState(NamedTuple):
     momentum: PyTree  # shaped like the parameters, float32
     second_moment: PyTree  # shaped like the parameters, float32
     lstm: LSTMState  # [1, L]
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
 
 
 class Schedule(NamedTuple):
@@ -122,7 +135,7 @@ class Celo(Configured):
             **_init_scheduler(scheduler_key, self.lstm_hidden_size),
         }
 
-    def init(self, theta: Theta, params: Params, num_steps: Any) -> CeloState:
+    def init(self, theta: Theta, params: Params, num_steps: Any, mup: PyTree | None = None) -> CeloState:
         """The state before the first step.
 
         Raises:
@@ -131,8 +144,9 @@ class Celo(Configured):
         _tree.check_float_leaves(params)
         return CeloState(
             progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
-            accumulators=init_accumulators(params),
+            accumulators=init_accumulators(params, mup),
             lstm=varying_like(init_lstm_state(theta, 1), params),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
         )
 
     def with_num_steps(self, state: CeloState, num_steps: Any) -> CeloState:
@@ -147,7 +161,7 @@ class Celo(Configured):
         Raises:
           InputError: no loss; `grads` or `state` have not the structure and shapes of `params`.
         """
-        tensors = take_apart(state.accumulators, grads, params)
+        tensors = take_apart(state.accumulators, grads, params, mup)
         schedule = schedule_step(theta, state.progress, state.lstm, loss, self.name)
         rate = schedule.rate if self.learned_rate else 1.0
 
@@ -155,9 +169,14 @@ class Celo(Configured):
             step, accumulators = tensor_step(theta["mlp"], tensor, exp_mult=self.exp_mult)
             return -self.step_mult * rate * multiplier * step, accumulators
 
-        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params))
-        updates, accumulators = put_together(results, state.accumulators, params)
-        return updates, CeloState(progress=schedule.progress, accumulators=accumulators, lstm=schedule.lstm)
+        results, count = update_tensors(update_tensor, tensors, flat_multipliers(params, mup))
+        updates, accumulators = put_together(results, state.accumulators, params, mup)
+        return updates, CeloState(
+            progress=schedule.progress,
+            accumulators=accumulators,
+            lstm=schedule.lstm,
+            num_nonfinite=add_count(state.num_nonfinite, count),
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,18 +209,20 @@ class CeloAdam(Configured):
         """Initial weights; biases and the initial state of the LSTM are zero."""
         return _init_scheduler(key, self.lstm_hidden_size)
 
-    def init(self, theta: Theta, params: Params, num_steps: Any) -> CeloAdamState:
+    def init(self, theta: Theta, params: Params, num_steps: Any, mup: PyTree | None = None) -> CeloAdamState:
         """The state before the first step.
 
         Raises:
           InputError: `num_steps` is `None`, or a leaf is not of a floating-point dtype.
         """
+        del mup
         _tree.check_float_leaves(params)
         return CeloAdamState(
             progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
             momentum=zeros_like(params),
             second_moment=zeros_like(params),
             lstm=varying_like(init_lstm_state(theta, 1), params),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
         )
 
     def with_num_steps(self, state: CeloAdamState, num_steps: Any) -> CeloAdamState:
@@ -219,23 +240,33 @@ class CeloAdam(Configured):
         _tree.check_same_shapes(grads, params)
         _tree.check_statistics(state.second_moment, params)
         schedule = schedule_step(theta, state.progress, state.lstm, loss, self.name)
-        grads = jax.tree.map(clip_gradient, grads)
-        momentum = jax.tree.map(lambda m, g: _B1 * m + (1 - _B1) * g, state.momentum, grads)
-        second_moment = jax.tree.map(
-            lambda v, g: _B2 * v + (1 - _B2) * jnp.square(g), state.second_moment, grads
-        )
         count = schedule.progress.step.astype(jnp.float32)
         corrections = 1 - _B1**count, 1 - _B2**count
         size = self.step_mult * schedule.rate
 
-        def update_leaf(p: jax.Array, m: jax.Array, v: jax.Array, multiplier: Any) -> jax.Array:
+        def update_leaf(
+            view: View, rule: LeafRule | None, *arrays: jax.typing.ArrayLike
+        ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+            param, grad, momentum, second_moment = arrays
+            some, num_nonfinite = look_at_leaf(view, grad)
+            grad = clip_gradient(grad)
+            m = jnp.where(some, _B1 * momentum + (1 - _B1) * grad, momentum)
+            v = jnp.where(some, _B2 * second_moment + (1 - _B2) * jnp.square(grad), second_moment)
             direction = m / corrections[0] / (1e-8 + jnp.sqrt(v / corrections[1] + 1e-10))
-            return (-size * multiplier * direction).astype(jnp.result_type(p))
+            step = -size * (1.0 if rule is None else rule.update_multiplier) * direction
+            return jnp.where(some, step, 0.0).astype(jnp.result_type(param)), m, v, num_nonfinite
 
-        mup = jax.tree.map(lambda _: 1.0, params) if mup is None else mup
-        updates = jax.tree.map(update_leaf, params, momentum, second_moment, mup)
+        inner = jax.tree.structure(params)
+        trees = map(inner.flatten_up_to, (params, grads, state.momentum, state.second_moment))
+        leaves = zip(views_of(params, mup), rules_of(params, mup), *trees, strict=True)
+        rows = [update_leaf(*leaf) for leaf in leaves]
+        updates, momentum, second_moment = (inner.unflatten([row[i] for row in rows]) for i in range(3))
         return updates, CeloAdamState(
-            progress=schedule.progress, momentum=momentum, second_moment=second_moment, lstm=schedule.lstm
+            progress=schedule.progress,
+            momentum=momentum,
+            second_moment=second_moment,
+            lstm=schedule.lstm,
+            num_nonfinite=add_count(state.num_nonfinite, sum_counts([row[3] for row in rows])),
         )
 
 

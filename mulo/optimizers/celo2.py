@@ -25,20 +25,23 @@ from mulo.optimizers._accumulators import (
     Accumulators,
     accumulate,
     bound_gradient,
-    factored_axes,
     init_accumulators,
 )
 from mulo.optimizers._features import VELO_FEATURES, gradient_factors
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import dot, init_mlp
 from mulo.optimizers._orthogonalise import orthogonalise
+from mulo.optimizers._placement import varying_like
 from mulo.optimizers._tensors import (
     Tensor,
+    add_count,
+    flat_decay_multipliers,
     flat_multipliers,
-    map_tensors,
     put_together,
     take_apart,
+    update_tensors,
 )
+from mulo.optimizers._views import factored_axes
 
 DECAYS = INITIAL_DECAYS._replace(second_moment=np.float32([0.95]))
 ADAM_RATE = 20.0
@@ -53,6 +56,7 @@ class Celo2State(NamedTuple):
 
     step: jax.Array  # [], int32: updates made
     accumulators: Accumulators  # trees shaped like the parameters, float32
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,7 +94,9 @@ class Celo2(Configured):
         """Initial weights; biases are zero."""
         return {"mlp": init_mlp(key, VELO_FEATURES.size, self.hidden_size, num_outputs=1)}
 
-    def init(self, theta: Theta, params: Params, num_steps: Any = None) -> Celo2State:
+    def init(
+        self, theta: Theta, params: Params, num_steps: Any = None, mup: PyTree | None = None
+    ) -> Celo2State:
         """Zero statistics. `num_steps` is not used.
 
         Raises:
@@ -98,7 +104,11 @@ class Celo2(Configured):
         """
         del theta, num_steps
         _tree.check_float_leaves(params)
-        return Celo2State(step=jnp.zeros([], jnp.int32), accumulators=init_accumulators(params))
+        return Celo2State(
+            step=jnp.zeros([], jnp.int32),
+            accumulators=init_accumulators(params, mup),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
+        )
 
     def update(
         self, theta: Theta, state: Celo2State, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
@@ -109,34 +119,47 @@ class Celo2(Configured):
           InputError: `grads` or `state` have not the structure and shapes of `params`.
         """
         del loss
-        tensors = take_apart(state.accumulators, grads, params)
-        learned = self._learned(params)
-        multipliers = flat_multipliers(mup, params)
+        leaves = take_apart(state.accumulators, grads, params, mup)
+        multipliers, decays = flat_multipliers(params, mup), flat_decay_multipliers(params, mup)
+        learned_leaves = self._learned(params)
+        learned = np.repeat(learned_leaves, [len(leaf.param) for leaf in leaves])
         learned_rule = functools.partial(self._learned_step, theta["mlp"])
         rules = ((True, learned_rule, 1.0), (False, _adam_step, ADAM_RATE))
-        results: list[Any] = [None] * len(tensors)
+        results: list[Any] = [None] * len(leaves)
+        num_nonfinite = state.num_nonfinite
         for kind, rule, rate in rules:
-            places = np.flatnonzero(learned == kind)
+            places, chosen = np.flatnonzero(learned_leaves == kind), learned == kind
             fn = functools.partial(self._update_tensor, rule, rate)
-            chosen = map_tensors(fn, [tensors[place] for place in places], multipliers[places])
-            for place, result in zip(places, chosen, strict=True):
+            made, count = update_tensors(
+                fn, [leaves[place] for place in places], multipliers[chosen], decays[chosen]
+            )
+            num_nonfinite = add_count(num_nonfinite, count)
+            for place, result in zip(places, made, strict=True):
                 results[place] = result
-        updates, accumulators = put_together(results, state.accumulators, params)
-        return updates, Celo2State(step=optax.safe_increment(state.step), accumulators=accumulators)
+        updates, accumulators = put_together(results, state.accumulators, params, mup)
+        return updates, Celo2State(
+            step=optax.safe_increment(state.step), accumulators=accumulators, num_nonfinite=num_nonfinite
+        )
 
     def _learned(self, params: Params) -> np.ndarray:
-        """Which of the tensors with entries are updated by the network: [N], bool."""
+        """Which of the leaves with entries are updated by the network: bool."""
         paths = [path for path, x in jax.tree_util.tree_leaves_with_path(params) if jnp.size(x)]
         last_names = [_tree.path_name(path).rpartition("/")[2] for path in paths]
         return np.array([name not in self.adam_names.split(",") for name in last_names], bool)
 
     def _update_tensor(
-        self, rule: Callable[..., jax.Array], rate: float, tensor: Tensor, multiplier: jax.Array
+        self,
+        rule: Callable[..., jax.Array],
+        rate: float,
+        tensor: Tensor,
+        multiplier: jax.Array,
+        decay_multiplier: jax.Array,
     ) -> tuple[jax.Array, Accumulators]:
         grad = bound_gradient(tensor.grad)
         accumulators = accumulate(DECAYS, tensor.accumulators, grad)
         step = multiplier * rule(accumulators, grad, tensor.param)
-        return -self.step_mult * rate * (step + self.weight_decay * tensor.param), accumulators
+        decay = self.weight_decay * decay_multiplier
+        return -self.step_mult * rate * (step + decay * tensor.param), accumulators
 
     def _learned_step(
         self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array

@@ -18,11 +18,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.errors import InputError
+from mulo.mup.roles import Role
 from mulo.names import lookup
 from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
@@ -40,20 +42,24 @@ from mulo.optimizers._orthogonalise import orthogonalise_kernel
 from mulo.optimizers._placement import varying_like
 from mulo.optimizers._tensors import (
     Tensor,
+    add_count,
     count_tensors,
+    flat_decay_multipliers,
     flat_multipliers,
-    map_tensors,
+    for_each_tensor,
+    look_at,
     put_together,
     take_apart,
+    update_tensors,
 )
 from mulo.optimizers._vanishing import SMALLEST_EPSILON, rms_share, share_correction
 from mulo.optimizers.schedules import SCHEDULES
 from mulo.optimizers.small_fc import effective_decays, initial_decay_offsets
 
 INITIAL_RATES = {
-    "hidden": 32.0,  # has a muP multiplier, 1/fan_in: at a width of 32 steps of all matrices are alike
-    "matrix": 1.0,
-    "vector": 1.0,  # of rank 0 or 1
+    "hidden": 32.0,  # of role HIDDEN, with the multiplier 1/fan_in: at a width of 32 all matrices' are alike
+    "matrix": 1.0,  # any other with a fan-in; without muP, all of rank 2 and more
+    "vector": 1.0,
 }
 
 FULL_STEPS = 1000.0
@@ -78,7 +84,16 @@ class DirectionFCState(NamedTuple):
     step: jax.Array  # [], int32: updates made
     num_steps: jax.Array  # [], float32: that the run will have
     accumulators: Accumulators  # trees shaped like the parameters, float32
-    log_growth: jax.Array  # [N], float32: of the steps of each leaf that has entries, within 0 and 2
+    log_growth: jax.Array  # [N], float32: of the steps of each tensor that has entries, within 0 and 2
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
+
+
+class _Traits(NamedTuple):
+    """What the records say of each tensor, all [N]."""
+
+    is_hidden: np.ndarray  # bool: its role is HIDDEN
+    multiplier: np.ndarray  # float32, of its direction
+    decay_multiplier: np.ndarray  # float32
 
 
 class _Amounts(NamedTuple):
@@ -172,7 +187,9 @@ class DirectionFC(Configured):
             "rates": {kind: jnp.zeros([], jnp.float32) for kind in INITIAL_RATES},
         }
 
-    def init(self, theta: Theta, params: Params, num_steps: Any) -> DirectionFCState:
+    def init(
+        self, theta: Theta, params: Params, num_steps: Any, mup: PyTree | None = None
+    ) -> DirectionFCState:
         """Zero statistics.
 
         Raises:
@@ -185,8 +202,9 @@ class DirectionFC(Configured):
         return DirectionFCState(
             step=jnp.zeros([], jnp.int32),
             num_steps=jnp.asarray(num_steps, jnp.float32),
-            accumulators=init_accumulators(params),
-            log_growth=varying_like(jnp.zeros(count_tensors(params), jnp.float32), params),
+            accumulators=init_accumulators(params, mup),
+            log_growth=varying_like(jnp.zeros(count_tensors(params, mup), jnp.float32), params),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
         )
 
     def with_num_steps(self, state: DirectionFCState, num_steps: Any) -> DirectionFCState:
@@ -208,35 +226,39 @@ class DirectionFC(Configured):
           InputError: `grads` or `state` have not the structure and shapes of `params`.
         """
         del loss
-        tensors = take_apart(state.accumulators, grads, params)
-        if state.log_growth.shape != (len(tensors),):
+        leaves = take_apart(state.accumulators, grads, params, mup)
+        num_tensors = count_tensors(params, mup)
+        if state.log_growth.shape != (num_tensors,):
             raise InputError(
-                f"The state's log_growth has shape {state.log_growth.shape}; wanted ({len(tensors)},), one "
-                "number for each leaf that has entries. Was the state made for other parameters?"
+                f"The state's log_growth has shape {state.log_growth.shape}; wanted ({num_tensors},), one "
+                "number for each tensor that has entries. Was the state made for other parameters?"
             )
         decays = effective_decays(theta["decays"])
-        amounts = self._amounts(state, decays)
+        amounts, rates = self._amounts(state, decays), _rates(theta["rates"])
 
         def update_tensor(
-            tensor: Tensor, multiplier: jax.Array, log_growth: jax.Array
+            tensor: Tensor, log_growth: jax.Array, traits: _Traits
         ) -> tuple[jax.Array, Accumulators, jax.Array]:
-            before = tensor.accumulators
+            before, is_matrix = tensor.accumulators, tensor.param.ndim > 1
             after = accumulate(decays, before, bound_gradient(tensor.grad))
             tensor = tensor._replace(accumulators=after)
-            rate = multiplier * amounts.size * _rate(theta["rates"], tensor.param.ndim, multiplier)
+            rate = rates["vector"]
+            if is_matrix:
+                rate = jnp.where(traits.is_hidden, rates["hidden"], rates["matrix"])
             factor, log_growth = self._step_factor(before, tensor, log_growth, amounts)
-            step = rate * factor * self._direction(theta["mlp"], tensor)
-            if tensor.param.ndim > 1:
-                step += amounts.decay * tensor.param
+            step = traits.multiplier * amounts.size * rate * factor * self._direction(theta["mlp"], tensor)
+            if is_matrix:
+                step += amounts.decay * traits.decay_multiplier * tensor.param
             return -amounts.schedule * step, after, log_growth
 
-        results = map_tensors(update_tensor, tensors, flat_multipliers(mup, params), state.log_growth)
-        updates, accumulators = put_together([row[:2] for row in results], state.accumulators, params)
+        results, count = update_tensors(update_tensor, leaves, state.log_growth, _traits(params, mup))
+        updates, accumulators = put_together([row[:2] for row in results], state.accumulators, params, mup)
         return updates, DirectionFCState(
             step=optax.safe_increment(state.step),
             num_steps=state.num_steps,
             accumulators=accumulators,
-            log_growth=jnp.stack([row[2] for row in results]) if results else state.log_growth,
+            log_growth=jnp.concatenate([row[2] for row in results]) if results else state.log_growth,
+            num_nonfinite=add_count(state.num_nonfinite, count),
         )
 
     def _amounts(self, state: DirectionFCState, decays: Decays) -> _Amounts:
@@ -261,7 +283,8 @@ class DirectionFC(Configured):
         if self.growth:
             grad = bound_gradient(tensor.grad)
             agreed = agreement(before, tensor.accumulators, grad, amounts.bias_correction)
-            log_growth = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
+            grown = grow(log_growth, agreed, self.overshoot, amounts.growth_speed)
+            log_growth = jnp.where(look_at(tensor.grad)[0], grown, log_growth)
             factor *= jnp.exp(log_growth)
         if self.epsilon:
             share = rms_share(tensor.accumulators, amounts.share_correction)
@@ -293,9 +316,16 @@ def _begin_as_adam(mlp: Theta) -> Theta:
     }
 
 
-def _rate(offsets: Theta, ndim: int, multiplier: jax.Array) -> jax.Array:
-    """The learned rate of a tensor. An offset of 0.01 changes it by 10 %, as with decays."""
-    rates = {kind: initial * jnp.exp(10.0 * offsets[kind]) for kind, initial in INITIAL_RATES.items()}
-    if ndim < 2:
-        return rates["vector"]
-    return jnp.where(multiplier != 1.0, rates["hidden"], rates["matrix"])
+def _rates(offsets: Theta) -> dict[str, jax.Array]:
+    """The learned rate of each kind of tensors. An offset of 0.01 changes it by 10 %, as with decays."""
+    return {kind: initial * jnp.exp(10.0 * offsets[kind]) for kind, initial in INITIAL_RATES.items()}
+
+
+def _traits(params: Params, mup: PyTree | None) -> _Traits:
+    return _Traits(
+        is_hidden=for_each_tensor(
+            lambda rule: rule is not None and rule.role is Role.HIDDEN, params, mup, bool
+        ),
+        multiplier=flat_multipliers(params, mup),
+        decay_multiplier=flat_decay_multipliers(params, mup),
+    )

@@ -20,6 +20,7 @@ scale, and steps do not change when all gradients of a tensor are multiplied by 
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -31,7 +32,6 @@ from mulo import _tree
 from mulo._types import Params, PyTree, Theta, Updates
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
-    STRUCTURE,
     Accumulators,
     Decays,
     accumulate,
@@ -47,6 +47,16 @@ from mulo.optimizers._features import (
 )
 from mulo.optimizers._fields import Configured
 from mulo.optimizers._mlp import apply_mlp, init_mlp
+from mulo.optimizers._placement import varying_like
+from mulo.optimizers._tensors import (
+    Tensor,
+    add_count,
+    flat_multipliers,
+    map_tensors,
+    put_together,
+    take_apart,
+    update_tensors,
+)
 
 
 class SmallFCState(NamedTuple):
@@ -54,6 +64,7 @@ class SmallFCState(NamedTuple):
 
     step: jax.Array  # [], int32: updates made
     accumulators: Accumulators  # trees shaped like the parameters, float32
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +75,9 @@ class SmallFC(Configured):
       hidden_size: units in each of the two hidden layers; 4 in Metz et al., 32 in muLO.
       step_mult: size of a step; 0.001 in SP, 0.01 in muLO's muP runs.
       exp_mult: how much the magnitude output counts.
-      max_global_norm: gradients are clipped to this global norm, and a gradient with a non-finite entry
-        counts as zero everywhere; 0 switches both off.
+      max_global_norm: gradients are clipped to this global norm, and where one entry is not finite all
+        gradients count as zero, so that tensors go on by their momentum; but those of which no entry is
+        finite stand still, as they do without it. 0 switches both off.
       scale_free: features do not depend on the scale of a tensor's gradients; the formula is at the head of
         this module. It holds for gradients of which the root mean square is between about 1e-13 and 1e13.
         Theta is to be meta-trained with it: the same theta makes other steps with and without.
@@ -94,7 +106,9 @@ class SmallFC(Configured):
             "decays": initial_decay_offsets(),
         }
 
-    def init(self, theta: Theta, params: Params, num_steps: int | None = None) -> SmallFCState:
+    def init(
+        self, theta: Theta, params: Params, num_steps: int | None = None, mup: PyTree | None = None
+    ) -> SmallFCState:
         """Zero statistics. `num_steps` is not used.
 
         Raises:
@@ -102,7 +116,11 @@ class SmallFC(Configured):
         """
         del theta, num_steps
         _tree.check_float_leaves(params)
-        return SmallFCState(step=jnp.zeros([], jnp.int32), accumulators=init_accumulators(params))
+        return SmallFCState(
+            step=jnp.zeros([], jnp.int32),
+            accumulators=init_accumulators(params, mup),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
+        )
 
     def update(
         self, theta: Theta, state: SmallFCState, grads: PyTree, params: Params, loss: Any, mup: PyTree | None
@@ -113,57 +131,60 @@ class SmallFC(Configured):
           InputError: `grads` or `state` have not the structure and shapes of `params`.
         """
         del loss
-        _tree.check_same_shapes(grads, params)
-        _tree.check_statistics(state.accumulators.second_moment, params)
-        inner = jax.tree.structure(params)
-        if self.max_global_norm > 0:
-            grads = _clip_global_norm(grads, self.max_global_norm)
+        tensors = take_apart(state.accumulators, grads, params, mup)
         decays, time = effective_decays(theta["decays"]), time_features(state.step)
-        multipliers = [1.0] * inner.num_leaves if mup is None else inner.flatten_up_to(mup)
+        clip = self._make_clip(tensors)
 
-        updates, rows = [], []
-        for accumulators, grad, param, multiplier in zip(
-            _tree.split_leaves(state.accumulators, STRUCTURE, inner),
-            inner.flatten_up_to(grads),
-            inner.flatten_up_to(params),
-            multipliers,
-            strict=True,
-        ):
-            if jnp.size(param):
-                accumulators = accumulate(decays, accumulators, bound_gradient(grad))
-                step = self._step(theta["mlp"], accumulators, grad, param, time)
-                update = (-step * multiplier).astype(jnp.result_type(param))
-            else:
-                update = jnp.zeros_like(param)
-            updates.append(update)
-            rows.append(accumulators)
-        return inner.unflatten(updates), SmallFCState(
+        def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
+            grad = clip(tensor.grad)
+            accumulators = accumulate(decays, tensor.accumulators, bound_gradient(grad))
+            ingredients, axis_features = make_ingredients(
+                accumulators, grad, tensor.param, scale_free=self.scale_free
+            )
+            step = apply_mlp(
+                theta["mlp"],
+                ingredients,
+                axis_features,
+                time,
+                features=SMALL_FC_FEATURES,
+                exp_mult=self.exp_mult,
+            )
+            return -(step * self.step_mult) * multiplier, accumulators
+
+        results, count = update_tensors(update_tensor, tensors, flat_multipliers(params, mup))
+        updates, accumulators = put_together(results, state.accumulators, params, mup)
+        return updates, SmallFCState(
             step=optax.safe_increment(state.step),
-            accumulators=_tree.join_leaves(rows, STRUCTURE, state.accumulators),
+            accumulators=accumulators,
+            num_nonfinite=add_count(state.num_nonfinite, count),
         )
 
-    def _step(
-        self, mlp: Theta, accumulators: Accumulators, grad: jax.Array, param: jax.Array, time: jax.Array
-    ) -> jax.Array:
-        """The step of one tensor before the muP multiplier, float32, to be subtracted."""
-        # A scalar is handled as one vector element.
-        shape = jnp.shape(param)
-        accumulators, grad, param = jax.tree.map(
-            lambda x: jnp.reshape(x, (1,)) if shape == () and jnp.size(x) else x, (accumulators, grad, param)
-        )
-        ingredients, axis_features = make_ingredients(
-            accumulators,
-            jnp.asarray(grad, jnp.float32),
-            jnp.asarray(param, jnp.float32),
-            scale_free=self.scale_free,
-        )
-        step = apply_mlp(
-            mlp, ingredients, axis_features, time, features=SMALL_FC_FEATURES, exp_mult=self.exp_mult
-        )
-        return jnp.reshape(step * self.step_mult, shape)
+    def _make_clip(self, tensors: list[Tensor]) -> Callable[[jax.Array], jax.Array]:
+        """What clips a gradient to the global norm; leaves it as it is where there is no bound."""
+        if not self.max_global_norm:
+            return lambda grad: grad
+        grads = [tensor.grad for tensor in tensors]
+        finite = [jnp.where(jnp.isfinite(grad), grad, 0.0) for grad in grads]
+        square = optax.tree.norm(finite, squared=True)
+        # No root of zero and no division that is not used: their derivatives would be NaN.
+        norm = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+        is_finite = jnp.isfinite(norm)
+        for grad in grads:
+            is_finite &= jnp.all(jnp.isfinite(grad))
+        is_small = ~(is_finite & (norm >= self.max_global_norm))
+        divisor = jnp.where(is_small, 1.0, norm)
+
+        def clip(grad: jax.Array) -> jax.Array:
+            grad = jnp.where(jnp.isfinite(grad), grad, 0.0)
+            clipped = jnp.where(is_small, grad, grad / divisor * self.max_global_norm)
+            return jnp.where(is_finite, clipped, 0.0)
+
+        return clip
 
 
-def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_free: bool) -> PyTree:
+def feature_scales(
+    state: SmallFCState, grads: PyTree, params: Params, *, scale_free: bool, mup: PyTree | None = None
+) -> PyTree:
     """Root mean square of each feature over each tensor, before and after it is normalised.
 
     To see whether the features of a network are of order one: after normalisation each is at 1, unless the
@@ -174,28 +195,27 @@ def feature_scales(state: SmallFCState, grads: PyTree, params: Params, *, scale_
       grads: shaped like the parameters.
       params: before that update.
       scale_free: as of `SmallFC`.
+      mup: as for `SmallFC.update`.
 
     Returns:
-      Tree of float32 [2, 28], in the order of the rows of the network's first layer.
+      Tree of float32 [S, 2, 28], in the order of the rows of the network's first layer; S tensors are in the
+      leaf: as many as its stacked axes have positions, 1 without those, and 0 where it has no entries.
 
     >>> optimizer = SmallFC(hidden_size=4)
     >>> theta, params = optimizer.init_theta(jax.random.key(0)), {"w": jnp.ones((2, 3))}
     >>> _, state = optimizer.update(theta, optimizer.init(theta, params), params, params, loss=None, mup=None)
     >>> scales = feature_scales(state, params, params, scale_free=False)["w"]
-    >>> scales.shape, round(float(scales[0, 0]), 3), round(float(scales[1, 0]), 3)
-    ((2, 28), 1.0, 1.0)
+    >>> scales.shape, round(float(scales[0, 0, 0]), 3), round(float(scales[0, 1, 0]), 3)
+    ((1, 2, 28), 1.0, 1.0)
     """
-    inner = jax.tree.structure(params)
-    leaves = zip(
-        _tree.split_leaves(state.accumulators, STRUCTURE, inner),
-        inner.flatten_up_to(grads),
-        inner.flatten_up_to(params),
-        strict=True,
-    )
-    return inner.unflatten([
-        normalised_scales(*make_ingredients(kept, grad, param, scale_free=scale_free), SMALL_FC_FEATURES)
-        for kept, grad, param in leaves
-    ])  # fmt: skip
+
+    def scales_of(tensor: Tensor) -> jax.Array:
+        ingredients = make_ingredients(tensor.accumulators, tensor.grad, tensor.param, scale_free=scale_free)
+        return normalised_scales(*ingredients, SMALL_FC_FEATURES)
+
+    found = iter(map_tensors(scales_of, take_apart(state.accumulators, grads, params, mup)))
+    nothing = jnp.zeros((0, 2, SMALL_FC_FEATURES.size), jnp.float32)
+    return jax.tree.map(lambda param: next(found) if jnp.size(param) else nothing, params)
 
 
 def initial_decay_offsets() -> Theta:
@@ -221,11 +241,3 @@ def effective_decays(offsets: dict[str, jax.Array]) -> Decays:
             for field, initial in zip(Decays._fields, INITIAL_DECAYS, strict=True)
         }
     )
-
-
-def _clip_global_norm(grads: PyTree, max_norm: float) -> PyTree:
-    """Gradients scaled to a global norm of at most `max_norm`; all zero where the norm is not finite."""
-    grads = jax.tree.map(lambda g: jnp.asarray(g, jnp.float32), grads)
-    norm = optax.tree.norm(grads)
-    clipped = jax.tree.map(lambda g: jnp.where(norm < max_norm, g, g / norm * max_norm), grads)
-    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(norm), g, 0.0), clipped)

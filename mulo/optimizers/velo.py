@@ -41,11 +41,13 @@ from mulo.optimizers._recurrent import (
 )
 from mulo.optimizers._tensors import (
     Tensor,
+    add_count,
     count_tensors,
     flat_multipliers,
     map_tensors,
     put_together,
     take_apart,
+    update_tensors,
 )
 
 MAX_GRADIENT = 1000.0
@@ -60,7 +62,8 @@ class VeLOState(NamedTuple):
 
     progress: _schedule.Progress
     accumulators: Accumulators  # trees shaped like the parameters, float32
-    lstm: LSTMState  # a row for each tensor that has entries, in the order of the leaves
+    lstm: LSTMState  # a row for each tensor that has entries, in the order of the leaves and their stacks
+    num_nonfinite: jax.Array  # [], int32: entries of gradients so far that were NaN or infinite
 
 
 class Plan(NamedTuple):
@@ -122,7 +125,7 @@ class VeLO(Configured):
             "step_size": init_linear(size_key, self.lstm_hidden_size, 1),
         }
 
-    def init(self, theta: Theta, params: Params, num_steps: Any) -> VeLOState:
+    def init(self, theta: Theta, params: Params, num_steps: Any, mup: PyTree | None = None) -> VeLOState:
         """The state before the first step.
 
         Raises:
@@ -131,8 +134,9 @@ class VeLO(Configured):
         _tree.check_float_leaves(params)
         return VeLOState(
             progress=varying_like(_schedule.init_progress(num_steps, self.name), params),
-            accumulators=init_accumulators(params),
-            lstm=varying_like(init_lstm_state(theta, count_tensors(params)), params),
+            accumulators=init_accumulators(params, mup),
+            lstm=varying_like(init_lstm_state(theta, count_tensors(params, mup)), params),
+            num_nonfinite=varying_like(jnp.zeros([], jnp.int32), params),
         )
 
     def with_num_steps(self, state: VeLOState, num_steps: Any) -> VeLOState:
@@ -147,11 +151,11 @@ class VeLO(Configured):
         Raises:
           InputError: no loss; `grads` or `state` have not the structure and shapes of `params`.
         """
-        tensors = take_apart(state.accumulators, grads, params)
+        tensors = take_apart(state.accumulators, grads, params, mup)
         progress, schedule = _schedule.advance(state.progress, loss, self.name)
         plan = self.plan(theta, state.lstm, schedule, tensors)
         mlps = self._mix_bank(theta["bank"], plan.controls)
-        factors = -self.step_mult * plan.step_sizes * flat_multipliers(mup, params)
+        factors = -self.step_mult * plan.step_sizes * flat_multipliers(params, mup)
 
         def update_tensor(tensor: Tensor, mlp: Theta, factor: jax.Array) -> tuple[jax.Array, Accumulators]:
             step, accumulators = tensor_step(
@@ -159,9 +163,14 @@ class VeLO(Configured):
             )
             return factor * step, accumulators
 
-        results = map_tensors(update_tensor, _after(plan.step_sizes, tensors), mlps, factors)
-        updates, accumulators = put_together(results, state.accumulators, params)
-        return updates, VeLOState(progress=progress, accumulators=accumulators, lstm=plan.lstm)
+        results, count = update_tensors(update_tensor, _after(plan.step_sizes, tensors), mlps, factors)
+        updates, accumulators = put_together(results, state.accumulators, params, mup)
+        return updates, VeLOState(
+            progress=progress,
+            accumulators=accumulators,
+            lstm=plan.lstm,
+            num_nonfinite=add_count(state.num_nonfinite, count),
+        )
 
     def plan(self, theta: Theta, lstm: LSTMState, schedule: jax.Array, tensors: list[Tensor]) -> Plan:
         """What the recurrent network decides at this step.
@@ -170,11 +179,11 @@ class VeLO(Configured):
           theta: weights.
           lstm: its state before.
           schedule: [18], of `mulo.optimizers._schedule.advance`.
-          tensors: N of them, with the statistics before this step.
+          tensors: N of them, of all leaves, with the statistics before this step.
         """
         inputs = jnp.zeros((0, NUM_INPUTS), jnp.float32)
         if tensors:
-            own = jnp.stack(map_tensors(_tensor_features, tensors))
+            own = jnp.concatenate(map_tensors(_tensor_features, tensors))
             inputs = jnp.concatenate([jnp.tile(schedule, (len(own), 1)), own], axis=1)
             lstm = advance_lstm(theta, lstm, inputs)
         return Plan(

@@ -31,7 +31,7 @@ MUP_SIGNATURES = {
     "CoordinateCheck": "(widths, layers, changes, losses, slopes, verdicts, tolerance)",
     "Leaf": "(*, role=None, fan_in_axes=None, stacked_axes=None, forward_multiplier=None, "
     "lr_multiplier=None)",
-    "LeafMuP": "(path, shape, infinite, role, fan_in, base_fan_in, fan_out=1, base_fan_out=1, "
+    "LeafRule": "(path, shape, infinite, role, fan_in, base_fan_in, fan_out=1, base_fan_out=1, "
     "fan_in_axes=(), stacked_axes=(), own_forward_multiplier=None, lr_multiplier=1.0)",
     "MuP": "(leaves, form='mup')",
     "RULES": "a table",

@@ -18,8 +18,8 @@ from tests import GOLDEN
 class MomentumSGD:
     """theta: `log_lr` and `one_minus_momentum`, both in logarithms."""
 
-    def init(self, theta, params, num_steps):
-        del theta, num_steps
+    def init(self, theta, params, num_steps, mup):
+        del theta, num_steps, mup
         return jnp.zeros_like(params)
 
     def update(self, theta, state, grads, params, loss, mup):

@@ -8,6 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import mulo
+from mulo.mup import LeafRule, Role
 from tests.closeness import assert_trees_equal
 from tests.descriptors import DIRECTION_FC, direction_fc_golden_theta
 from tests.mulo.step_sizes import rms, sizes_of_steps
@@ -19,7 +20,7 @@ GRADS = {"b": jnp.arange(1.0, 6.0), "w": jnp.linspace(-1.0, 3.0, 12).reshape(3, 
 def all_updates(optimizer, theta, num_steps, count, params=PARAMS, grads=GRADS, mup=None):
     """The updates of the first `count` steps where every gradient is the same."""
     update = jax.jit(lambda state: optimizer.update(theta, state, grads, params, None, mup))
-    state, made = optimizer.init(theta, params, num_steps), []
+    state, made = optimizer.init(theta, params, num_steps, mup), []
     for _ in range(count):
         updates, state = update(state)
         made.append(updates)
@@ -88,7 +89,11 @@ def test_short_runs_decay_in_proportion_where_decay_steps_says_so(num_steps, tot
 def test_each_kind_of_tensor_has_its_rate():
     params = {"hidden": jnp.ones((8, 8)), "in": jnp.ones((3, 8)), "vector": jnp.ones(8)}
     grads = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
-    mup = {"hidden": 0.125, "in": 1.0, "vector": 1.0}
+    roles = {"hidden": Role.HIDDEN, "in": Role.INPUT, "vector": Role.VECTOR}
+    mup = {
+        name: LeafRule.by_axes(p.shape, (0,) if p.ndim > 1 else (), role=roles[name])
+        for name, p in params.items()
+    }
     optimizer = mulo.DirectionFC(step_mult=0.01)
     theta = optimizer.init_theta(jax.random.key(0))
     theta["rates"] = {"hidden": jnp.log(2.0) / 10, "matrix": jnp.log(3.0) / 10, "vector": jnp.log(5.0) / 10}

@@ -37,15 +37,16 @@ class Recorder:
         del key
         return {"scale": jnp.float32(2.0)}
 
-    def init(self, theta, params, num_steps):
-        del theta, params
+    def init(self, theta, params, num_steps, mup):
+        del theta, params, mup
         return {"num_steps": jnp.float32(num_steps)}
 
     def update(self, theta, state, grads, params, loss, mup):
         del params
         total = theta["scale"] * state["num_steps"] * (1.0 if loss is None else loss)
-        mup = jax.tree.map(lambda _: 1.0, grads) if mup is None else mup
-        return jax.tree.map(lambda g, m: g * total * m, grads, mup), state
+        if mup is None:
+            return jax.tree.map(lambda g: g * total, grads), state
+        return jax.tree.map(lambda g, rule: g * total * rule.update_multiplier, grads, mup), state
 
 
 def recorder_checkpoint(**kwargs):
