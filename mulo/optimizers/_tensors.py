@@ -135,6 +135,7 @@ def put_together(
         if view.num_tensors:
             update, after = next(remaining)
             update, after = _join_leaf(view, param, update, after)
+            after = jax.tree.map(_of_type, after, before)
         else:
             update, after = jnp.zeros_like(param), before
         updates.append(update.astype(jnp.result_type(param)))
@@ -156,6 +157,12 @@ def _join_leaf(
         rows=tuple(map(join if len(view.axes) == 1 else view.join_factored, after.rows)),
         cols=tuple(map(view.join_factored, after.cols)),
     )
+
+
+def _of_type(x: jax.Array, before: jax.Array) -> jax.Array:
+    """The array with the sharding that the type of another says."""
+    sharding = jax.typeof(before).sharding
+    return x if jax.typeof(x).sharding == sharding else jax.sharding.reshard(x, sharding)
 
 
 def update_tensors(

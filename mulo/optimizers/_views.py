@@ -88,13 +88,13 @@ class View:
         if self._is_plain:
             return jnp.expand_dims(x, 0)
         order = (*self.stacked, *(axis for axes in self.axes for axis in axes))
-        groups = (self.stacked, *self.axes)
         spec = None
         if is_sharded(x):  # JAX asks how axes that become one are to be sharded
             spread = jax.typeof(x).sharding
-            names = [self._spread_over(axes, spread.spec) for axes in groups]
-            spec = jax.sharding.NamedSharding(spread.mesh, jax.sharding.PartitionSpec(*names))
-        return jnp.reshape(jnp.transpose(x, order), tuple(map(self._length, groups)), out_sharding=spec)
+            names = [self._spread_over(axes, spread.spec) for axes in self.axes]
+            spec = jax.sharding.NamedSharding(spread.mesh, jax.sharding.PartitionSpec(None, *names))
+        lengths = tuple(map(self._length, (self.stacked, *self.axes)))
+        return jnp.reshape(_gather(jnp.transpose(x, order), len(self.stacked)), lengths, out_sharding=spec)
 
     def join(self, x: jax.Array, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
         """[S, *tensor_shape] -> stored as the leaf is; the reverse of `split`.
@@ -115,7 +115,7 @@ class View:
 
     def split_factored(self, x: jax.Array) -> jax.Array:
         """Factored rows or columns [*stack, ...] -> [S, ...]."""
-        rest = x.shape[len(self.stacked) :]
+        x, rest = _gather(x, len(self.stacked)), x.shape[len(self.stacked) :]
         return jnp.reshape(x, (self.num_tensors, *rest)) if self.stacked else jnp.expand_dims(x, 0)
 
     def join_factored(self, x: jax.Array) -> jax.Array:
@@ -138,6 +138,15 @@ class View:
         """The axes of the mesh that what becomes of these axes is spread over: none where they are merged."""
         long = [axis for axis in axes if self.shape[axis] > 1]
         return spec[long[0]] if len(long) == 1 else None
+
+
+def _gather(x: jax.Array, num_axes: int) -> jax.Array:
+    """The array with its first axes on all devices: its tensors are computed side by side."""
+    if not is_sharded(x):
+        return x
+    spread = jax.typeof(x).sharding
+    spec = jax.sharding.PartitionSpec(*[None] * num_axes, *spread.spec[num_axes:])
+    return jax.sharding.reshard(x, jax.sharding.NamedSharding(spread.mesh, spec))
 
 
 def view_of(shape: tuple[int, ...], rule: LeafRule | None) -> View:

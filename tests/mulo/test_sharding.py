@@ -179,3 +179,48 @@ def test_one_network_in_shard_map_with_the_batch_spread(name):
     batch = jnp.cos(jnp.arange(2 * 16 * 8.0)).reshape(2, 16, 8)
     spread = jax.shard_map(train, mesh=mesh, in_specs=(P(), P(None, "x")), out_specs=P())
     assert jax.tree.structure(jax.eval_shape(spread, params, batch)) == jax.tree.structure(params)
+
+
+def mup_shapes(width, depth=4):
+    heads, stack = (width, 8, width // 8), (depth, width)
+    return {"bias": stack, "in": (3, 3, 4, width), "out": (width, 8), "q": heads, "stack": (*stack, width)}
+
+
+MUP_SPECS = {
+    "one axis": {"bias": P(None, "x"), "in": P(None, None, "x"), "out": P("x"), "q": P(None, "x")}
+    | {"stack": P("x", None, "y")},
+    "two axes": {"bias": P("x", "y"), "in": P(None, None, "x", "y"), "out": P("x", "y"), "q": P("x", "y")}
+    | {"stack": P(None, "x", "y")},
+}
+
+
+@pytest.mark.parametrize("specs", MUP_SPECS.values(), ids=MUP_SPECS)
+@pytest.mark.parametrize("name", ROWS)
+def test_explicit_mesh_where_mup_knows_heads_kernels_and_stacks(name, specs):
+    trees = [
+        {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in mup_shapes(*sizes).items()}
+        for sizes in ((32,), (16,), (16, 2))
+    ]
+    said = {"q": mulo.mup.Leaf(fan_in_axes=(0,)), "in": mulo.mup.Leaf(fan_in_axes=(0, 1, 2))}
+    mup = mulo.mup.infer(*trees[:2], other_depth=trees[2], overrides=said)
+    row = ROWS[name]
+    tx = mulo.optimizer(row.checkpoint("mup", golden=False), mup=mup, num_steps=row.num_steps)
+
+    def train(params):
+        def scanned(carry, _):
+            params, state = carry
+            grads = jax.tree.map(jnp.cos, params)
+            updates, state = tx.update(grads, state, params, value=jnp.sum(params["out"]))
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(scanned, (params, tx.init(params)), length=2)[0]
+
+    with jax.set_mesh(make_mesh(AxisType.Explicit)):
+        mesh = jax.sharding.get_mesh()
+        params = {
+            key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, specs[key]))
+            for key, x in trees[0].items()
+        }
+        after, state = jax.eval_shape(train, params)
+        assert types(after) == types(jax.eval_shape(lambda x: x, params))
+        assert types(state) == types(jax.eval_shape(tx.init, params))
