@@ -173,7 +173,7 @@ def _skeleton(learned: LearnedOptimizer) -> PyTree:
     """A state of the optimizer with a placeholder wherever a tree shaped like the parameters goes."""
 
     def init() -> PyTree:
-        return learned.init(learned.init_theta(jax.random.key(0)), _Placeholder(), 1)
+        return learned.init(learned.init_theta(jax.random.key(0)), _Placeholder(), 1, None)
 
     return jax.tree.map(lambda _: 0, jax.eval_shape(init))
 
