@@ -22,7 +22,7 @@ class Leaf:
     fan_in_axes: tuple[int, ...] | None = None  # axes that are summed over; () for a bias or a gain
     stacked_axes: tuple[int, ...] | None = None  # neither fan-in nor fan-out: layers, experts
     forward_multiplier: float | None = None  # in place of the role's; in standard form, what is moved
-    lr_multiplier: float | None = None  # on top of the role's, for every optimizer
+    lr_multiplier: float | None = None  # on top of the role's, for every optimizer; weight decay is in it
 
     def __post_init__(self):
         """Refuses what is no role, no axes or no factor."""

@@ -5,7 +5,8 @@ Moudgil et al. 2026 (arXiv 2602.19142), as implemented by its authors. The step 
     -step_mult * (multiplier * direction / rms(direction) + weight_decay * p)
 
 with direction = MLP(features of each parameter), made orthogonal by Newton-Schulz iterations where that is
-asked for, and rms over the last two axes.
+asked for, and rms over the last two axes. `Leaf(lr_multiplier=x)` multiplies all of the step, decay too, as a
+learning rate does; muP's 1/fan_in is on the direction alone.
 """
 
 import dataclasses
@@ -69,7 +70,7 @@ class Celo2(Configured):
       hidden_size: units in each of the two hidden layers.
       step_mult: root mean square of a step; `learning_rate` of `mulo.optimizer` multiplies it.
       weight_decay: decoupled, times the step size.
-      newton_schulz: make the directions of tensors of rank 2 and more orthogonal.
+      newton_schulz: make the directions of matrices, without muP records of rank 2 and more, orthogonal.
       adam_names: last names in the paths of the parameters that have Adam's step, at 20 times the step size:
         biases, as Haiku, Flax and Equinox call them; separated by commas, empty for none.
 

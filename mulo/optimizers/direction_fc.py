@@ -8,9 +8,10 @@ of a tensor p, of a run of T steps, is
 
 with size = step_mult * sqrt(min(1, 1000 / T)), direction = MLP(features of each parameter), which
 `newton_schulz` makes near orthogonal in matrices, as Muon and Celo2 do, a learned `rate` for each of three
-kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where its rank is 2 or more. `factor`
-is 1; with `growth` it is how much the steps of this tensor have grown so far (`_growth`), and with `epsilon`
-less where its gradients vanish (`_vanishing`).
+kinds of tensors, decay = weight_decay / max(T, decay_steps), and p only where it is a matrix (without muP
+records: of rank 2 or more). `Leaf(lr_multiplier=x)` multiplies all of it, decay too, as a learning rate does;
+muP's 1/fan_in is on the direction alone. `factor` is 1; with `growth` it is how much the steps of this tensor
+have grown so far (`_growth`), and with `epsilon` less where its gradients vanish (`_vanishing`).
 """
 
 import dataclasses

@@ -10,7 +10,15 @@ import pytest
 
 from mulo.mup import LeafRule, Role
 from tests.closeness import assert_trees_close
-from tests.descriptors import DIRECTION_FC_ORTHOGONAL, ROW_OF_EACH_NORMALISATION, ROWS
+from tests.descriptors import (
+    CELO2,
+    CELO_ADAM,
+    DIRECTION_FC_ORTHOGONAL,
+    ROW_OF_EACH_NORMALISATION,
+    ROWS,
+    SMALL_FC_H4,
+    VELO,
+)
 
 NUM_STEPS = 3
 HIDDEN, VECTOR = Role.HIDDEN, Role.VECTOR
@@ -28,32 +36,24 @@ PLAIN = {
 }
 # Each otherwise: name -> how the arrays of these leaves become one; its shape follows.
 STORAGES = {
-    "stacked layers": {
-        "w": (("w0", "w1"), lambda x, y: jnp.stack([x, y]), {"fan_in": (1,), "stacked": (0,)}),
-        "b": (("b0", "b1"), lambda x, y: jnp.stack([x, y]), {"fan_in": (), "stacked": (0,)}),
-    },
-    "stacked on the last axis": {
-        "w": (("w0", "w1"), lambda x, y: jnp.stack([x, y], -1), {"fan_in": (0,), "stacked": (2,)}),
-        "b": (("b0", "b1"), lambda x, y: jnp.stack([x, y], -1), {"fan_in": (), "stacked": (1,)}),
-    },
-    "outputs first": {
-        "w0": (("w0",), jnp.transpose, {"fan_in": (1,)}),
+    "layers stacked, outputs first, axes of length 1": {
+        "w0_w1": (("w0", "w1"), lambda x, y: jnp.stack([x, y]), {"fan_in": (1,), "stacked": (0,)}),
+        "b0_b1": (("b0", "b1"), lambda x, y: jnp.stack([x, y]), {"fan_in": (), "stacked": (0,)}),
         "in": (("in",), jnp.transpose, {"fan_in": (1,)}),
         "table": (("table",), jnp.transpose, {"fan_in": (1,)}),
-    },
-    "heads apart": {
-        "w0": (("w0",), lambda x: x.reshape(6, 2, 3), {"fan_in": (0,)}),
-        "w1": (("w1",), lambda x: x.reshape(2, 3, 6), {"fan_in": (0, 1)}),
-        "b0": (("b0",), lambda x: x.reshape(2, 3), {"fan_in": ()}),
-    },
-    "kernel positions": {
-        "in": (("in",), lambda x: x.reshape(2, 1, 2, 6), {"fan_in": (0, 1, 2)}),
-        "w0": (("w0",), lambda x: x.reshape(3, 2, 6).transpose(2, 1, 0), {"fan_in": (1, 2)}),
-    },
-    "axes of length 1": {
-        "b0": (("b0",), lambda x: x.reshape(6, 1, 1), {"fan_in": ()}),
         "gain": (("gain",), lambda x: x.reshape(1, 1, 1, 6), {"fan_in": (0, 1, 2)}),
         "scale": (("scale",), lambda x: x.reshape(1), {"fan_in": ()}),
+    },
+    "stacked on the last axis, kernel positions": {
+        "w0_w1": (("w0", "w1"), lambda x, y: jnp.stack([x, y], -1), {"fan_in": (0,), "stacked": (2,)}),
+        "b0_b1": (("b0", "b1"), lambda x, y: jnp.stack([x, y], -1), {"fan_in": (), "stacked": (1,)}),
+        "in": (("in",), lambda x: x.reshape(2, 1, 2, 6), {"fan_in": (0, 1, 2)}),
+        "gain": (("gain",), lambda x: x.reshape(6, 1, 1), {"fan_in": ()}),
+    },
+    "heads apart, axes the other way round": {
+        "w0": (("w0",), lambda x: x.reshape(6, 2, 3), {"fan_in": (0,)}),
+        "w1": (("w1",), lambda x: x.reshape(2, 3, 6).transpose(2, 1, 0), {"fan_in": (1, 2)}),
+        "b0": (("b0",), lambda x: x.reshape(2, 3), {"fan_in": ()}),
     },
 }
 
@@ -113,8 +113,20 @@ def plain_run(row):
     return run(row, {})
 
 
+QUICK_ROWS = (SMALL_FC_H4, VELO, CELO_ADAM, CELO2, DIRECTION_FC_ORTHOGONAL)
+"""The others are of the same code."""
+EACH = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, marks=() if row in QUICK_ROWS else pytest.mark.slow)
+        for row in ROW_OF_EACH_NORMALISATION
+    ],
+    ids=lambda row: row.name,
+)
+
+
 @pytest.mark.parametrize("storage", STORAGES)
-@pytest.mark.parametrize("row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name)
+@EACH
 def test_steps_do_not_depend_on_storage(row, storage):
     found, wanted = run(row, STORAGES[storage]), plain_run(row)
     for got, plain in zip(found, wanted, strict=True):
@@ -123,34 +135,40 @@ def test_steps_do_not_depend_on_storage(row, storage):
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_statistics_are_stored_as_parameters_are_and_factored_ones_by_stack_and_fan(row):
-    storage = STORAGES["stacked on the last axis"]
+    storage = STORAGES["stacked on the last axis, kernel positions"]
     state = row.make().init(theta_of(row), tree_of(gradients()[0], storage), row.num_steps, records(storage))
-    assert state.second_moment["w"].shape == (6, 6, 2) if row.name == "celo_adam" else True
+    assert state.second_moment["w0_w1"].shape == (6, 6, 2) if row.name == "celo_adam" else True
     if row.name != "celo_adam":
-        assert state.accumulators.second_moment["w"].shape == (6, 6, 2)
-        assert {x["w"].shape for x in (*state.accumulators.rows, *state.accumulators.cols)} == {(2, 6)}
-        assert {x["b"].shape for x in state.accumulators.rows} == {(6, 2)}
+        assert state.accumulators.second_moment["w0_w1"].shape == (6, 6, 2)
+        assert {x["w0_w1"].shape for x in (*state.accumulators.rows, *state.accumulators.cols)} == {(2, 6)}
+        assert {x["b0_b1"].shape for x in state.accumulators.rows} == {(6, 2)}
         assert {x["in"].shape for x in state.accumulators.rows} == {(4,)}
         assert {x["in"].shape for x in state.accumulators.cols} == {(6,)}
 
 
+def first_updates(row, factor):
+    """Where every leaf has this multiplier of the user."""
+    optimizer, theta = row.make(), theta_of(row)
+    names = ("b0", "in", "scale", "w0", "w1")
+    params, grads, *_ = ({name: jnp.asarray(tree[name]) for name in names} for tree in gradients())
+    mup = {name: dataclasses.replace(records({})[name], lr_multiplier=factor) for name in names}
+    mup["w1"] = dataclasses.replace(mup["w1"], role=Role.OUTPUT)
+    state = optimizer.init(theta, params, row.num_steps, mup)
+    update = jax.jit(lambda state: optimizer.update(theta, state, grads, params, jnp.float32(1.0), mup))
+    return update(state)[0]
+
+
+@functools.cache
+def plain_first_updates(row):
+    return first_updates(row, 1.0)
+
+
 @pytest.mark.parametrize("factor", [0.5, 0.9999, 64.0])
-@pytest.mark.parametrize("row", ROW_OF_EACH_NORMALISATION, ids=lambda row: row.name)
+@EACH
 def test_a_multiplier_of_the_user_is_that_many_times_the_step_whatever_the_role(row, factor):
     """Of every role; with what an optimizer decays by in it, as with a learning rate."""
-    optimizer, theta = row.make(), theta_of(row)
-    params, grads, *_ = (tree_of(jax.tree.map(jnp.asarray, tree), {}) for tree in gradients())
-
-    def first_updates(factor):
-        mup = {name: dataclasses.replace(rule, lr_multiplier=factor) for name, rule in records({}).items()}
-        mup["w1"] = dataclasses.replace(mup["w1"], role=Role.OUTPUT)
-        state = optimizer.init(theta, params, row.num_steps, mup)
-        return jax.jit(lambda state: optimizer.update(theta, state, grads, params, jnp.float32(1.0), mup)[0])(
-            state
-        )
-
-    plain, scaled = first_updates(1.0), first_updates(factor)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, factor * y, rtol=2e-6), scaled, plain)
+    wanted = jax.tree.map(lambda update: factor * update, plain_first_updates(row))
+    assert_trees_close(first_updates(row, factor), wanted, tolerance=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(2**31 + 1,), (2**16, 2**16), (2, 2**30, 2)], ids=str)
