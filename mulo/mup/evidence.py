@@ -94,7 +94,7 @@ def _long(lengths: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def _axes_of_length_one(leaf: Shapes, network: Network) -> list[Reading] | None:
-    """A bias (n, 1, 1) and a gain (1, 1, n) are vectors; a kernel onto one output, or of one input, is not."""
+    """A bias (n, 1, 1) and a gain (1, 1, n) are vectors; a kernel of one input or one output is none."""
     if len(leaf.long_axes) > 1:
         return None
     (axis,) = leaf.long_axes or leaf.own_axes[-1:]
@@ -117,7 +117,7 @@ def _axes_of_length_one(leaf: Shapes, network: Network) -> list[Reading] | None:
 
 
 def _embedding(leaf: Shapes, network: Network) -> list[Reading] | None:
-    """Of weights stored outputs first, tokens and outputs look alike: the tree's type, or other biases, say."""
+    """Stored outputs first, an embedding looks like an output: the tree's type, or other biases, tell."""
     readings = weight_readings(leaf, network.layout)
     rows = [
         reading for reading in readings if reading.role is Role.INPUT and reading.fan_in == leaf.own_axes[:1]

@@ -86,8 +86,8 @@ def infer(
 
 _NO_OUTPUT = (
     "No parameter of this network has the role OUTPUT. If its embedding gives the logits too (tied weights), "
-    "form='standard' cannot express it: multiply the logits by mulo.mup.output_multiplier(width) in the model, "
-    "and infer with form='mup'."
+    "form='standard' cannot express it: multiply the logits by mulo.mup.output_multiplier(width) in the "
+    "model, and infer with form='mup'."
 )
 
 
@@ -137,8 +137,8 @@ def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafMuP:
 def _ambiguous(leaf: Shapes, decision: Decision) -> str:
     readings = decision.readings
     or_depth = (
-        "; or, where it may be stacked layers, pass as `other_depth` the shapes of `base` with another number "
-        "of layers"
+        "; or, where it may be stacked layers, pass as `other_depth` the shapes of `base` with another "
+        "number of layers"
         if any(reading.stacked != leaf.stacked for reading in readings)
         else ""
     )
