@@ -62,8 +62,9 @@ def check_float_leaves(params: Params) -> None:
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise InputError(
-                f"Parameter {path_name(path)} has dtype {dtype}; learned optimizers train real numbers. Put "
-                "optax.contrib.split_real_and_imaginary around the optimizer; muP stays as it is."
+                f"Parameter {path_name(path)} has dtype {dtype}; learned optimizers train real numbers. "
+                "Put optax.contrib.split_real_and_imaginary around the optimizer (muP stays as it is), or "
+                "leave it out with optax.masked."
             )
 
 
@@ -82,7 +83,7 @@ def check_parameters(tree: PyTree) -> None:
         found = _untrained_words(node)
         if found:
             raise InputError(
-                f"{_in_words(place)} is {found}; wanted arrays that are trained. {how_to_pass(tree)}"
+                f"{_in_words(place)} {found}; wanted arrays that are trained. {how_to_pass(tree)}"
             )
 
 
@@ -109,14 +110,14 @@ _COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
 def _untrained_words(leaf: Any) -> str | None:
     """What a leaf is, if it is not trained."""
     if is_untrained_variable(leaf):
-        return f"an nnx.{type(leaf).__name__}"
+        return f"is an nnx.{type(leaf).__name__}"
     if isinstance(leaf, bool | int | str):
-        return repr(leaf)
+        return f"is {leaf!r}"
     if not isinstance(leaf, float | complex) and not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
         kind = "a function" if callable(leaf) and hasattr(leaf, "__name__") else "an object"
-        return f"{kind} of type {type(leaf).__name__}"
+        return f"is {kind} of type {type(leaf).__name__}"
     dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
-    return None if jnp.issubdtype(dtype, jnp.inexact) else f"of dtype {dtype}"
+    return None if jnp.issubdtype(dtype, jnp.inexact) else f"has dtype {dtype}"
 
 
 def _in_words(place: tuple[Any, ...]) -> str:

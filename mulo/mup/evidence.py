@@ -20,7 +20,7 @@ from mulo.mup.readings import (
 from mulo.mup.roles import Reading, Role
 
 OUTPUT = "a kernel onto few outputs, to which the model applies mulo.mup.output_multiplier"
-_OTHER_LAYOUT = {"in_out": "out_in", "out_in": "in_out"}
+EMBEDDING_OR_OUTPUT = "embedding or output"  # here the axes matter, not only the multipliers
 
 
 class Decision(NamedTuple):
@@ -132,6 +132,24 @@ def _embedding(leaf: Shapes, network: Network) -> list[Reading] | None:
     return None
 
 
+def _rows_or_outputs(leaf: Shapes, network: Network) -> list[Reading] | None:
+    """Of several such leaves none is known to be the output: no reading is more usual."""
+    if network.layout == "in_out" or not _has_rows(leaf, network) or leaf.said.role is not None:
+        return None
+    others = (other for other in network.leaves.values() if other is not leaf and other.said.role is None)
+    if not any(_has_rows(other, network) and not pair(other, network) for other in others):
+        return None
+    return weight_readings(leaf, network.layout)
+
+
+def _has_rows(leaf: Shapes, network: Network) -> bool:
+    """Whether it may be an embedding of weights stored outputs first."""
+    if len(leaf.long_axes) < 2 or leaf.kind == "embedding" or said_reading(leaf) is not None:
+        return False
+    roles = [reading.role for reading in weight_readings(leaf, network.layout)]
+    return Role.INPUT in roles and Role.OUTPUT in roles
+
+
 def _is_told_output(leaf: Shapes, network: Network) -> bool:
     if len(leaf.own_axes) < 2 or not leaf.infinite:
         return False
@@ -199,6 +217,7 @@ RULES: dict[str, Callable[[Shapes, Network], list[Reading] | None]] = {
     "the only other leaf of its layer": pair,
     "axes of length 1": _axes_of_length_one,
     "embeddings": _embedding,
+    EMBEDDING_OR_OUTPUT: _rows_or_outputs,
     "attention": _attention,
     "conventions": _conventions,
 }

@@ -5,7 +5,7 @@ import warnings
 
 from mulo._types import PyTree
 from mulo.errors import InputError
-from mulo.mup.evidence import Decision, decide, find_stacks
+from mulo.mup.evidence import EMBEDDING_OR_OUTPUT, Decision, decide, find_stacks
 from mulo.mup.layouts import check_layout
 from mulo.mup.networks import LAYOUTS, Shapes, read_network
 from mulo.mup.outputs import ask_outputs
@@ -30,15 +30,18 @@ def infer(
     A dimension that differs between the widths is infinite; the others are finite. Of a weight, the last
     axis is the fan-out and what is before it the fan-in; of attention kernels (features, heads, head_dim),
     the first is the fan-in. Where that leaves more than one multiplier for a leaf, this is an error, which
-    says what the leaf may be; `mulo.mup.readings` says what is taken for granted. No name is looked at.
+    says what the leaf may be; `mulo.mup.readings` says what is taken for granted, `mulo.mup.evidence` what
+    leaves say of one another: biases, counterparts, what is stacked beside them. No name is looked at.
     No memory is needed: pass what `jax.eval_shape` returns. Print the result to see what was found.
 
     Shapes do not say what the forward pass does, so two things are the user's to check:
 
     - A leaf of role OUTPUT is one to whose result the model applies `mulo.mup.output_multiplier`. A narrow
-      layer inside has the same shapes: where it has no such multiplier, give it `Role.HIDDEN`. The first
-      of a low-rank pair is asked for where the two are in one layer of a larger network.
-    - A tied embedding is an INPUT, and the model multiplies the logits; it has no standard form.
+      layer inside has the same shapes: where it has no such multiplier, give it `Role.HIDDEN`. What looks
+      like one (low-rank pairs, bottlenecks, down-projections where only a part of the network grows, what
+      is there in every block) is an error that asks; `mulo.mup.outputs` says how it is told.
+    - A tied embedding is an INPUT, and the model multiplies the logits; it has no standard form. A network
+      without a leaf of role OUTPUT gets a warning there.
 
     Args:
       target: parameters (arrays or `jax.ShapeDtypeStruct`) of the network to be trained.
@@ -59,7 +62,9 @@ def infer(
       MuP, with one record for each leaf of `target`.
 
     Raises:
-      InputError: the trees differ in structure or rank, nothing differs in shape, or a leaf is ambiguous.
+      InputError: the trees are no parameters (numbers, modules, functions or statistics among them), differ
+        in structure or rank, or name two leaves alike; nothing differs in shape; biases contradict the
+        layout; or a leaf is ambiguous.
 
     >>> shape = lambda width: {"w": jnp.zeros((3, width)), "v": jnp.zeros((width, width))}
     >>> [(leaf.path, leaf.role.value, leaf.update_multiplier) for leaf in infer(shape(8), shape(4)).leaves]
@@ -103,6 +108,7 @@ def _choose(leaf: Shapes, decision: Decision, form: str) -> LeafMuP:
             record.adam_lr_multiplier,
             record.sgd_lr_multiplier,
             record.forward_multiplier if form == "standard" else None,
+            record.fan_in_axes if decision.rule == EMBEDDING_OR_OUTPUT else None,
         )
         for record in records
     }

@@ -4,6 +4,7 @@ Shapes do not say whether the forward pass applies the output multiplier. A laye
 taken for an output without a question; what looks like a place inside is asked for:
 
 - its outputs are as many as an axis of a weight has that does not grow (only part of the network grows);
+- they are as many as a stack near it has layers (it chooses among experts);
 - there is one in each of several blocks, which hold hidden weights and no input of their own;
 - another weight takes as many inputs as it has outputs (a low-rank pair, a bottleneck, the two projections
   of a feed-forward block), and the two are not the embedding and the head of the network.
@@ -58,6 +59,9 @@ class _View:
                     f"a kernel inside the network, without that multiplier ({other.path} does not grow and "
                     f"has an axis of {size} too)"
                 )
+        experts = next((other for other in self.hidden if self._are_experts(other, leaf, size)), None)
+        if experts is not None:
+            return f"a kernel that chooses in the stack {experts.path}, without that multiplier"
         twin = next((other for other in self.outputs if self._in_another_block(leaf, other)), None)
         if twin is not None:
             return f"a kernel inside of a block, without that multiplier ({twin.path} is another)"
@@ -88,6 +92,11 @@ class _View:
         """The nearest weight that takes as many inputs as this one gives outputs."""
         takers = [other for other in self.inputs if self.num_outputs(leaf) in self._takes(other)]
         return max(takers, key=lambda other: len(_common([leaf.place, other.place])), default=None)
+
+    def _are_experts(self, other: Shapes, leaf: Shapes, size: int) -> bool:
+        """Whether there are as many in the other's stack, which stands near, as the leaf has outputs."""
+        is_near = len(_common([leaf.place, other.place])) > len(self.root)
+        return is_near and size in (other.shapes[0][axis] for axis in self.readings[other.path].stacked)
 
     def _in_another_block(self, leaf: Shapes, other: Shapes) -> bool:
         """Whether the other has the same shape, in another block, and the block holds hidden weights."""

@@ -179,8 +179,8 @@ def _unknown(name: str, names: Sequence[str], records: Mapping[str, LeafMuP]) ->
             f"This muP was inferred for the tree inside {first!r} of these parameters. Pass the tree inside, "
             f"or infer it from the tree with {first!r}."
         )
-    outside = next((path.removesuffix(f"/{name}") for path in records if path.endswith(f"/{name}")), None)
-    if outside is not None and all(f"{outside}/{other}" in records for other in names):
+    outside = next(iter(records)).partition("/")[0]
+    if f"{outside}/{name}" in records and all(path.startswith(f"{outside}/") for path in records):
         return (
             f"This muP was inferred for a tree that holds these parameters as {outside!r}. Pass that tree, "
             "or infer it from the tree that the optimizer gets."

@@ -171,6 +171,14 @@ ASKED = {
         },
         "*/k/w",
     ),
+    "choice of experts": (
+        lambda n: {
+            "e": (11, n),
+            "block": {"choice": {"w": (n, 4)}, "experts": {"w": (4, n, 2 * n), "b": (4, 2 * n)}},
+            "head": (n, 11),
+        },
+        "*/choice/w",
+    ),
     "bottleneck": (lambda n: {"e": (64, n), "in": (n, 16), "out": (16, n), "d": (n, 64)}, "in"),
 }  # fmt: skip
 
@@ -250,6 +258,30 @@ def test_equinox_layers_tell_their_layout_and_their_embeddings():
         "hidden/weight": ("hidden", (1,), ()),
         "head/weight": ("output", (1,), ()),
     }
+
+
+def test_of_several_weights_stored_outputs_first_the_output_is_asked_for():
+    def make(n):
+        return {
+            "tokens.weight": (11, n),
+            "places.weight": (7, n),
+            "l.weight": (3 * n, n),
+            "head.weight": (11, n),
+        }
+
+    with pytest.raises(
+        mulo.InputError, match=r"Role\.OUTPUT, fan_in_axes=\(1,\).*Role\.INPUT, fan_in_axes=\(0,\)"
+    ):
+        infer(make, (8,), (4,), layout="out_in")
+    said = {"tokens.*": Role.INPUT, "places.*": Role.INPUT}
+    assert structure(infer(make, (8,), (4,), layout="out_in", overrides=said)) == {
+        "tokens.weight": ("input", (0,), ()),
+        "places.weight": ("input", (0,), ()),
+        "l.weight": ("hidden", (1,), ()),
+        "head.weight": ("output", (1,), ()),
+    }
+    first_and_last = infer(lambda n: {"i": (n, 5), "w": (n, n), "o": (3, n)}, (8,), (4,), layout="out_in")
+    assert structure(first_and_last)["o"] == ("output", (1,), ())
 
 
 def test_a_network_without_outputs_in_standard_form_is_said():

@@ -53,10 +53,10 @@ WRONG = {
     "an NNX model": (nnx_model, r"Leaf norm/mean is an nnx\.BatchStat.*nnx\.state\(model, nnx\.Param\)"),
     "Linen's variables": (variables, r"parameters and, beside them, 'batch_stats'.*variables\['params'\]"),
     "variables inside": (lambda n: {"net": variables(n)}, r"Leaf net holds .*variables\['params'\]"),
-    "integers": (lambda n: {**layer(n), "count": jnp.zeros(n, int)}, "Leaf count is of dtype int32;.*masked"),
+    "integers": (lambda n: {**layer(n), "count": jnp.zeros(n, int)}, "Leaf count has dtype int32;.*masked"),
     "booleans": (lambda n: {**layer(n), "train": True}, "Leaf train is True; wanted arrays that are trained"),
     "tuples for shapes": (lambda n: {"w": (n, n)}, "Leaf w/0 is 8; wanted arrays"),
-    "random keys": (lambda n: {**layer(n), "key": jax.random.key(0)}, r"Leaf key is of dtype key<fry>"),
+    "random keys": (lambda n: {**layer(n), "key": jax.random.key(0)}, r"Leaf key has dtype key<fry>"),
     "equal paths": (
         lambda n: {"a/b": jnp.ones(n), "a": {"b": jnp.ones((n, n))}},
         r"Two leaves of the tree have the path a/b, as in \{'a/b': x, 'a': \{'b': y\}\}\. Rename",
