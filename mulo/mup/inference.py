@@ -66,6 +66,7 @@ def infer(
         in structure or rank, or name two leaves alike; nothing differs in shape; biases contradict the
         layout; or a leaf is ambiguous.
 
+    >>> import jax.numpy as jnp
     >>> shape = lambda width: {"w": jnp.zeros((3, width)), "v": jnp.zeros((width, width))}
     >>> [(leaf.path, leaf.role.value, leaf.update_multiplier) for leaf in infer(shape(8), shape(4)).leaves]
     [('v', 'hidden', 0.125), ('w', 'input', 1.0)]
