@@ -1,36 +1,127 @@
 """Trees of leaves: checks that name the leaf's path in the error, and taking trees apart leaf by leaf."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from mulo._libraries import how_to_pass, is_around_array, is_complex_pair, is_untrained_variable
 from mulo._types import Params, PyTree
 from mulo.errors import InputError
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A readable name of a leaf's place in its tree: `linear/w`."""
-    # A Flax NNX variable is a node with the one child `.value`; NNX unwraps it before it calls optax.
-    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
-        path = path[:-1]
+    """A readable name of a place in a tree: `linear/w`. Of leaves, `leaf_names` knows more."""
     return jax.tree_util.keystr(path, simple=True, separator="/") or "the only leaf"
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The name of every leaf, in their order: `linear/w`, whatever library holds the array there.
+
+    What stands around an array has no name of its own: NNX variables, and Linen's sharding metadata, are
+    unwrapped before optax is called. The two halves of a complex parameter, as
+    `optax.contrib.split_real_and_imaginary` makes them, share its name.
+
+    Raises:
+      InputError: two leaves have one name, as in `{"a/b": x, "a": {"b": y}}`.
+
+    >>> leaf_names({"linear": {"w": 1.0, "b": 2.0}})
+    ['linear/b', 'linear/w']
+    """
+    names: list[str] = []
+    seen: set[str] = set()
+    for place, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_has_one_name):
+        inner = jax.tree_util.tree_leaves_with_path(node)
+        own = [path_name((*place, *path[1:])) for path, _ in inner]
+        if is_complex_pair(node):
+            own = [path_name(place)] * len(inner)
+        for name in own if not is_complex_pair(node) else own[:1]:
+            if name in seen:
+                raise InputError(
+                    f"Two leaves of the tree have the path {name}, as in {{'a/b': x, 'a': {{'b': y}}}}. "
+                    "Rename one of them, so that each can be told by its path."
+                )
+            seen.add(name)
+        names.extend(own)
+    return names
+
+
+def _has_one_name(node: Any) -> bool:
+    return is_around_array(node) or is_complex_pair(node)
 
 
 def check_float_leaves(params: Params) -> None:
     """Refuses leaves that a learned optimizer cannot train.
 
     Raises:
-      InputError: a leaf is not of a real floating-point dtype.
+      InputError: a leaf is no array of a real floating-point dtype, or belongs to no parameter.
     """
+    check_parameters(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = jnp.result_type(leaf)
         if not jnp.issubdtype(dtype, jnp.floating):
             raise InputError(
-                f"Parameter {path_name(path)} has dtype {dtype}; learned optimizers train floating-point "
-                "leaves only. Leave it out with optax.masked or optax.partition (complex leaves: "
-                "optax.contrib.split_real_and_imaginary)."
+                f"Parameter {path_name(path)} has dtype {dtype}; learned optimizers train real numbers. "
+                "Put optax.contrib.split_real_and_imaginary around the optimizer (muP stays as it is), or "
+                "leave it out with optax.masked."
             )
+
+
+def check_parameters(tree: PyTree) -> None:
+    """Refuses trees with leaves that are not trained: functions, integers, statistics, random keys.
+
+    Raises:
+      InputError: the first such leaf, by path, with what to pass in its place.
+    """
+    for place, node in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_noteworthy):
+        if isinstance(node, Mapping):
+            raise InputError(
+                f"{_in_words(place)} holds the parameters and, beside them, {_untrained_collection(node)!r}, "
+                "which is not trained. Pass variables['params']."
+            )
+        found = _untrained_words(node)
+        if found:
+            raise InputError(
+                f"{_in_words(place)} {found}; wanted arrays that are trained. {how_to_pass(tree)}"
+            )
+
+
+def _is_noteworthy(node: Any) -> bool:
+    return is_untrained_variable(node) or _untrained_collection(node) is not None
+
+
+def _untrained_collection(node: Any) -> str | None:
+    """The name of a collection that stands beside "params" in Flax's variables, and has the same layers."""
+    params = node.get("params") if isinstance(node, Mapping) else None
+    for name, collection in node.items() if isinstance(params, Mapping) else ():
+        if (
+            name != "params"
+            and isinstance(collection, Mapping)
+            and (name in _COLLECTIONS or collection.keys() & params.keys())
+        ):
+            return name
+    return None
+
+
+_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
+
+
+def _untrained_words(leaf: Any) -> str | None:
+    """What a leaf is, if it is not trained."""
+    if is_untrained_variable(leaf):
+        return f"is an nnx.{type(leaf).__name__}"
+    if isinstance(leaf, bool | int | str):
+        return f"is {leaf!r}"
+    if not isinstance(leaf, float | complex) and not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+        kind = "a function" if callable(leaf) and hasattr(leaf, "__name__") else "an object"
+        return f"is {kind} of type {type(leaf).__name__}"
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else jnp.result_type(leaf)
+    return None if jnp.issubdtype(dtype, jnp.inexact) else f"has dtype {dtype}"
+
+
+def _in_words(place: tuple[Any, ...]) -> str:
+    return f"Leaf {path_name(place)}" if place else "The tree"
 
 
 def check_same_shapes(grads: PyTree, params: Params) -> None:
@@ -76,13 +167,15 @@ def check_statistics(statistics: PyTree, params: Params) -> None:
     Raises:
       InputError: the first leaf that differs, by path.
     """
-    ours = {path_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(statistics)}
-    theirs = {path_name(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    for name in [*theirs, *ours]:
-        if ours.get(name) != theirs.get(name):
+    ours, theirs = (
+        {_spelt(path): jnp.shape(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (statistics, params)
+    )
+    for keys in [*theirs, *ours]:
+        if ours.get(keys) != theirs.get(keys):
             raise InputError(
-                f"The optimizer state was initialised for other parameters: for {name} it has "
-                f"{_shape_words(ours.get(name))}, the parameters have {_shape_words(theirs.get(name))}. "
+                f"The optimizer state was initialised for other parameters: for {'/'.join(keys)} it has "
+                f"{_shape_words(ours.get(keys))}, the parameters have {_shape_words(theirs.get(keys))}. "
                 "Initialise it with the parameters that are updated."
             )
     if jax.tree.structure(statistics) != jax.tree.structure(params):
@@ -91,6 +184,11 @@ def check_statistics(statistics: PyTree, params: Params) -> None:
             f"{jax.tree.structure(statistics)}; these are in {jax.tree.structure(params)}. Use the same "
             "containers."
         )
+
+
+def _spelt(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of a path as they are written, whatever container holds them."""
+    return tuple(path_name((key,)) for key in path) or (path_name(path),)
 
 
 def _shape_words(shape: tuple[int, ...] | None) -> str:

@@ -6,6 +6,7 @@ from mulo.mup.coordinates import WidthModel as WidthModel
 from mulo.mup.coordinates import coordinate_check as coordinate_check
 from mulo.mup.forms import in_mup_form as in_mup_form
 from mulo.mup.forms import rescale_init as rescale_init
+from mulo.mup.inference import infer as infer
 from mulo.mup.overrides import Leaf as Leaf
 from mulo.mup.roles import Role as Role
 from mulo.mup.rules import RULES as RULES
@@ -17,4 +18,3 @@ from mulo.mup.rules import residual_multiplier as residual_multiplier
 from mulo.mup.shapes import STANDARD as STANDARD
 from mulo.mup.shapes import LeafRule as LeafRule
 from mulo.mup.shapes import MuP as MuP
-from mulo.mup.shapes import infer as infer

@@ -2,6 +2,8 @@
 
 import dataclasses
 import fnmatch
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +36,13 @@ class Leaf:
                 raise InputError(f"{field} of a Leaf is {axes!r}; wanted a tuple of axes, as (0, 1).")
         for field in ("forward_multiplier", "lr_multiplier"):
             factor = getattr(self, field)
-            if factor is not None and not factor > 0:
+            if factor is not None and not _is_factor(factor):
                 raise InputError(f"{field} of a Leaf is {factor!r}; wanted a number above 0.")
+
+
+def _is_factor(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0
 
 
 def resolve_overrides(overrides: Overrides | None, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Leaf]:
@@ -51,6 +58,11 @@ def resolve_overrides(overrides: Overrides | None, shapes: Mapping[str, tuple[in
     Raises:
       InputError: nothing matches, two patterns contradict each other, or axes are not the leaf's.
     """
+    if overrides is not None and not isinstance(overrides, Mapping):
+        raise InputError(
+            f"overrides is a {type(overrides).__name__}; wanted a dictionary of path or pattern -> "
+            "mulo.mup.Role or mulo.mup.Leaf."
+        )
     said: dict[str, Leaf] = {}
     exact = {}
     for pattern, value in (overrides or {}).items():
@@ -72,6 +84,8 @@ def resolve_overrides(overrides: Overrides | None, shapes: Mapping[str, tuple[in
 
 
 def _as_leaf(path: str, value: Any) -> Leaf:
+    if not isinstance(path, str):
+        raise InputError(f"overrides names {path!r}; wanted a path or a pattern of paths, as '*/kernel'.")
     if isinstance(value, Leaf):
         return value
     if isinstance(value, Role):

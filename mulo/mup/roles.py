@@ -7,10 +7,10 @@ import enum
 class Role(enum.Enum):
     """What a leaf is: which of fan-in and fan-out grow with the width of the network."""
 
-    INPUT = "input"  # fan-out grows
+    INPUT = "input"  # fan-out grows; and a weight of which nothing grows, whose multipliers are the same
     HIDDEN = "hidden"  # both grow
     OUTPUT = "output"  # fan-in grows
-    VECTOR = "vector"  # added or multiplied entry by entry: biases, norm gains; and what does not grow
+    VECTOR = "vector"  # added or multiplied entry by entry: biases, norm gains
     SCALAR = "scalar"  # no dimension
 
 
@@ -35,11 +35,9 @@ def role_of(fan_in: tuple[int, ...], fan_out: tuple[int, ...], infinite: tuple[i
     >>> role_of(fan_in=(0,), fan_out=(1,), infinite=(1,))
     <Role.INPUT: 'input'>
     """
-    if not infinite:
-        return Role.VECTOR
-    if not any(axis in infinite for axis in fan_out):
-        return Role.OUTPUT
-    return Role.HIDDEN if any(axis in infinite for axis in fan_in) else Role.INPUT
+    if not any(axis in infinite for axis in fan_in):
+        return Role.INPUT
+    return Role.HIDDEN if any(axis in infinite for axis in fan_out) else Role.OUTPUT
 
 
 def make_reading(

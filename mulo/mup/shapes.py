@@ -1,8 +1,8 @@
-"""Which dimensions of each parameter grow with width: shapes at two widths, compared."""
+"""The muP of a network: what is known of each leaf, and the multipliers that follow."""
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,16 +11,13 @@ import jax.numpy as jnp
 from mulo import _tree
 from mulo._types import Params, PyTree
 from mulo.errors import InputError
-from mulo.mup.overrides import Leaf, Overrides, resolve_overrides
-from mulo.mup.readings import Shapes, find_readings
-from mulo.mup.roles import Reading, Role, make_reading
+from mulo.mup.roles import Role
 from mulo.mup.rules import RULES
 from mulo.mup.summaries import summarize
 from mulo.names import lookup
 
 OPTIMIZERS = {"learned": "a learned optimizer", "adam": "Adam", "sgd": "SGD"}
 FORMS = {"mup": "the model is written in muP", "standard": "the model is as it would be without muP"}
-LAYOUTS = {"in_out": "outputs last: Flax, Haiku", "out_in": "outputs first: Equinox, PyTorch"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,24 +186,22 @@ class MuP:
         Raises:
           InputError: `params` has a leaf that this muP does not know, or knows with another shape.
         """
-        by_path = {leaf.path: leaf for leaf in self.leaves}
-
-        def apply(path: tuple[Any, ...], param: Any) -> Any:
-            # By path, not by position: under optax.masked and optax.partition only some leaves are here.
-            leaf = by_path.get(_tree.path_name(path))
+        records = {leaf.path: leaf for leaf in self.leaves}
+        params_leaves, structure = jax.tree.flatten(params)
+        # By path, not by position: under optax.masked and optax.partition only some leaves are here.
+        names = _tree.leaf_names(params)
+        results = []
+        for name, param in zip(names, params_leaves, strict=True):
+            leaf = records.get(name)
             if leaf is None:
-                raise InputError(
-                    f"This muP has no parameter {_tree.path_name(path)}; it was inferred for another model. "
-                    "Infer it from the parameters that are trained."
-                )
+                raise InputError(_unknown(name, names, records))
             if leaf.shape != jnp.shape(param):
                 raise InputError(
                     f"This muP was inferred for {leaf.path} of shape {leaf.shape}, but the parameter has "
                     f"shape {jnp.shape(param)}. Infer it at the width that is trained."
                 )
-            return function(leaf, param)
-
-        return jax.tree_util.tree_map_with_path(apply, params)
+            results.append(function(leaf, param))
+        return structure.unflatten(results)
 
     def _map(self, params: Params, multiplier_fn: Callable[[LeafRule], float]) -> PyTree | None:
         if not self.leaves:
@@ -222,205 +217,25 @@ def _not_in_standard_form() -> InputError:
     )
 
 
+def _unknown(name: str, names: Sequence[str], records: Mapping[str, LeafRule]) -> str:
+    """Why a leaf has no record: another nesting, or another model."""
+    first, _, rest = name.partition("/")
+    if all(other.startswith(f"{first}/") for other in names) and rest in records:
+        return (
+            f"This muP was inferred for the tree inside {first!r} of these parameters. Pass the tree inside, "
+            f"or infer it from the tree with {first!r}."
+        )
+    outside = next(iter(records)).partition("/")[0]
+    if f"{outside}/{name}" in records and all(path.startswith(f"{outside}/") for path in records):
+        return (
+            f"This muP was inferred for a tree that holds these parameters as {outside!r}. Pass that tree, "
+            "or infer it from the tree that the optimizer gets."
+        )
+    return (
+        f"This muP has no parameter {name}; it was inferred for another model. Infer it from the parameters "
+        "that are trained."
+    )
+
+
 STANDARD = MuP(leaves=())
 """Standard parametrization, said explicitly: every multiplier is 1."""
-
-
-def infer(
-    target: PyTree,
-    base: PyTree,
-    delta: PyTree | None = None,
-    *,
-    overrides: Overrides | None = None,
-    other_depth: PyTree | None = None,
-    layout: str = "in_out",
-    form: str = "mup",
-) -> MuP:
-    """Finds the muP of a network from its parameters' shapes at two widths.
-
-    A dimension that differs between the widths is infinite; the others are finite. Of a weight, the last
-    axis is the fan-out and what is before it the fan-in; of attention kernels (features, heads, head_dim),
-    the first is the fan-in. Where that leaves more than one multiplier for a leaf, this is an error, which
-    says what the leaf may be; `mulo.mup.readings` says what is taken for granted. No name is looked at.
-    No memory is needed: pass what `jax.eval_shape` returns. Print the result to see what was found.
-
-    Shapes do not say what the forward pass does, so two things are the user's to check:
-
-    - A leaf of role OUTPUT is one to whose result the model applies `mulo.mup.output_multiplier`. A narrow
-      layer inside has the same shapes: where it has no such multiplier, give it `Role.HIDDEN`. The first
-      of a low-rank pair is asked for where the two are in one layer of a larger network.
-    - A tied embedding is an INPUT, and the model multiplies the logits; it has no standard form.
-
-    Args:
-      target: parameters (arrays or `jax.ShapeDtypeStruct`) of the network to be trained.
-      base: the same network at another width; multipliers of Adam and SGD are relative to this one.
-      delta: the same network at a third width; needed only where `target` has the base width itself.
-      overrides: by path, or pattern of paths as "*/out/kernel", a `mulo.mup.Role`, or a `mulo.mup.Leaf`
-        where there is more to say; what it does not say is still inferred.
-      other_depth: `base` with another number of layers in its stacks (`nn.scan`, vmapped layers). Axes
-        that differ are stacks, neither fan-in nor fan-out, and no other axis is one.
-      layout: "in_out" as above; "out_in" where all weights are stored (out, in, ...), as in Equinox.
-      form: "mup" for a model written in muP, with its multipliers in the forward pass. "standard" for one
-        whose forward pass has none: `mulo.optimizer` and `mulo.init` (others: `mulo.mup.in_mup_form`) then
-        train it as if it had them; start it from `mulo.mup.rescale_init`. The factor of an output weight
-        is 1/fan-in in both forms. For one that is 1 at base width, so that the base network trains
-        as it would without muP, give it `Leaf(forward_multiplier=base_fan_in / fan_in)`.
-
-    Returns:
-      MuP, with one record for each leaf of `target`.
-
-    Raises:
-      InputError: the trees differ in structure or rank, nothing differs in shape, or a leaf is ambiguous.
-
-    >>> shape = lambda width: {"w": jnp.zeros((3, width)), "v": jnp.zeros((width, width))}
-    >>> [(leaf.path, leaf.role.value, leaf.update_multiplier) for leaf in infer(shape(8), shape(4)).leaves]
-    [('v', 'hidden', 0.125), ('w', 'input', 1.0)]
-    """
-    lookup(LAYOUTS, layout, "layout of weights")
-    lookup(FORMS, form, "form of muP")
-    widths = [_shapes(tree) for tree in (target, base, *([] if delta is None else [delta]))]
-    depth = None if other_depth is None else _shapes(other_depth)
-    for other in [*widths[1:], *([] if depth is None else [depth])]:
-        _check_alike(widths[0], other)
-    said = resolve_overrides(overrides, widths[0])
-    parents = _parents(target)
-    leaves = {
-        path: _compare(path, parents[path], widths, depth, said.get(path, Leaf())) for path in widths[0]
-    }
-    if not any(leaf.infinite for leaf in leaves.values()):
-        raise InputError(
-            "No parameter differs in shape between the widths, so nothing is known to grow with width. Pass "
-            "as `base` (or, to train at base width, as `delta`) the same network at another width."
-        )
-    return MuP(
-        leaves=tuple(
-            _choose(leaf, leaves, said.get(path, Leaf()), layout, form, depth is not None)
-            for path, leaf in leaves.items()
-        ),
-        form=form,
-    )
-
-
-def _compare(
-    path: str,
-    parent: str,
-    widths: list[dict[str, tuple[int, ...]]],
-    depth: dict[str, tuple[int, ...]] | None,
-    said: Leaf,
-) -> Shapes:
-    """What differs in one leaf. `widths`: the trees whose widths differ, target and base first."""
-    shapes = tuple(tree[path] for tree in widths)
-    axes = range(len(shapes[0]))
-    stacked = said.stacked_axes or ()
-    if depth is not None and said.stacked_axes is None:
-        stacked = tuple(axis for axis in axes if depth[path][axis] != shapes[1][axis])
-        if len(stacked) > 1:
-            raise InputError(
-                f"Parameter {path} has shape {shapes[1]} in `base` and {depth[path]} in `other_depth`; "
-                "wanted one axis at most that differs. Pass `base` with another number of layers, at its "
-                "width."
-            )
-    infinite = tuple(
-        axis for axis in axes if axis not in stacked and len({shape[axis] for shape in shapes}) > 1
-    )
-    return Shapes(path=path, parent=parent, shapes=shapes, infinite=infinite, stacked=stacked)
-
-
-def _choose(
-    leaf: Shapes, leaves: Mapping[str, Shapes], said: Leaf, layout: str, form: str, stacks_known: bool
-) -> LeafRule:
-    """The record of one leaf; an error where the possible readings differ in what follows from them."""
-    if said.fan_in_axes is not None:
-        fan_out = tuple(axis for axis in leaf.own_axes if axis not in said.fan_in_axes)
-        readings = [make_reading(said.fan_in_axes, fan_out, leaf.stacked, leaf.infinite)]
-    else:
-        readings = find_readings(leaf, leaves, layout, stacks_known or said.stacked_axes is not None)
-        if said.role is not None:
-            readings = [reading for reading in readings if reading.role is said.role] or readings
-        elif not leaf.infinite:
-            readings = readings[:1]
-    records = [_record(leaf, reading, said) for reading in readings]
-    effects = {
-        (
-            record.update_multiplier,
-            record.adam_lr_multiplier,
-            record.sgd_lr_multiplier,
-            record.forward_multiplier if form == "standard" else None,
-        )
-        for record in records
-    }
-    if len(effects) != 1:
-        raise InputError(_ambiguous(leaf, readings))
-    return records[0]
-
-
-def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafRule:
-    role = said.role or (reading.role if leaf.infinite else _finite_role(leaf))
-    target, base = leaf.shapes[:2]
-    # What does not grow has the role of a vector; a matrix it is nevertheless, unless the user says not.
-    weight = said.role is None or role not in (Role.VECTOR, Role.SCALAR)
-    own_axes = tuple(axis for axis in range(len(target)) if axis not in reading.stacked)
-    fan_out = reading.fan_out if weight else own_axes
-    fan_in = reading.fan_in if weight else ()
-    return LeafRule(
-        path=leaf.path,
-        shape=target,
-        infinite=leaf.infinite,
-        role=role,
-        fan_in=math.prod(target[axis] for axis in fan_in),
-        base_fan_in=math.prod(base[axis] for axis in fan_in),
-        fan_out=math.prod(target[axis] for axis in fan_out),
-        base_fan_out=math.prod(base[axis] for axis in fan_out),
-        fan_in_axes=fan_in,
-        stacked_axes=reading.stacked,
-        own_forward_multiplier=said.forward_multiplier,
-        lr_multiplier=1.0 if said.lr_multiplier is None else said.lr_multiplier,
-    )
-
-
-def _finite_role(leaf: Shapes) -> Role:
-    return Role.VECTOR if leaf.own_axes else Role.SCALAR
-
-
-def _ambiguous(leaf: Shapes, readings: list[Reading]) -> str:
-    may_be = " or ".join(f"{_as_leaf_text(reading)}, {reading.words}" for reading in readings)
-    return (
-        f"The role of {leaf.path}, shape {leaf.shapes[0]}, cannot be told: its axes {leaf.infinite} grow "
-        f"with width ({leaf.shapes[1]} at base width), and it may be {may_be or 'nothing that is known'}. "
-        f"Say which with overrides={{{leaf.path!r}: mulo.mup.Leaf(...)}}; or, where it may be stacked "
-        "layers, pass as `other_depth` the shapes of `base` with another number of layers."
-    )
-
-
-def _as_leaf_text(reading: Reading) -> str:
-    stacked = f", stacked_axes={reading.stacked}" if reading.stacked else ""
-    return f"Leaf(role=Role.{reading.role.name}, fan_in_axes={reading.fan_in}{stacked})"
-
-
-def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {_tree.path_name(path): tuple(jnp.shape(leaf)) for path, leaf in leaves}
-
-
-def _parents(tree: PyTree) -> dict[str, str]:
-    """The layer that holds each leaf: its path without the last step."""
-    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-    value = jax.tree_util.GetAttrKey("value")  # of a Flax NNX variable, no step of its own
-    return {
-        _tree.path_name(path): jax.tree_util.keystr((path[:-1] if path[-1:] == (value,) else path)[:-1])
-        for path in paths
-    }
-
-
-def _check_alike(target: dict[str, tuple[int, ...]], other: dict[str, tuple[int, ...]]) -> None:
-    for path in [*target, *other]:
-        if path not in target or path not in other:
-            raise InputError(
-                f"Parameter {path} is there at one width only. Pass the same network, with the same depth, "
-                "at two widths."
-            )
-        if len(target[path]) != len(other[path]):
-            raise InputError(
-                f"Parameter {path} has shape {target[path]} at one width and {other[path]} at the other; "
-                "wanted the same number of dimensions."
-            )

@@ -144,8 +144,8 @@ class Celo2(Configured):
 
     def _learned(self, params: Params) -> np.ndarray:
         """Which of the leaves with entries are updated by the network: bool."""
-        paths = [path for path, x in jax.tree_util.tree_leaves_with_path(params) if jnp.size(x)]
-        last_names = [_tree.path_name(path).rpartition("/")[2] for path in paths]
+        named = zip(_tree.leaf_names(params), jax.tree.leaves(params), strict=True)
+        last_names = [name.rpartition("/")[2] for name, x in named if jnp.size(x)]
         return np.array([name not in self.adam_names.split(",") for name in last_names], bool)
 
     def _update_tensor(

@@ -52,6 +52,8 @@ def test_roles_and_multipliers_of_every_leaf(row):
     assert leaves.keys() == by_path(params).keys() >= row.weights.keys()
     for path, leaf in leaves.items():
         assert (leaf.role, leaf.fan_in) == row.weights.get(path, (Role.VECTOR, 1)), path
+        axes = tuple(range(len(leaf.shape) - 1)) if path in row.weights else ()
+        assert (leaf.fan_in_axes, leaf.stacked_axes) == (axes, ()), path
         hidden = leaf.role == Role.HIDDEN
         assert leaf.update_multiplier == (1 / leaf.fan_in if hidden else 1.0), path
         assert leaf.adam_lr_multiplier == (2.0 if hidden else 1.0), path  # half the base width

@@ -104,7 +104,7 @@ def test_roles_of_convolutions_norms_and_scalars():
         "gain": ("vector", 1),
         "position": ("input", 7),
         "temperature": ("scalar", 1),
-        "fixed": ("vector", 1),
+        "fixed": ("input", 5),
     }
     assert leaves["conv_hidden"].update_multiplier == 1 / 72
 

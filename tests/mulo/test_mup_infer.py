@@ -124,7 +124,7 @@ CASES = {
         {"a": ("output", 8, 2), "b": ("input", 2, 8)},
     ),
     "temperature": (lambda n: {"t": (), "x": (n,)}, {"t": ("scalar", 1, 1)}),
-    "what does not grow": (lambda n: {"f": (5, 6), "x": (n,)}, {"f": ("vector", 1, 30)}),
+    "what does not grow": (lambda n: {"f": (5, 6), "x": (n,)}, {"f": ("input", 5, 6)}),
 }  # fmt: skip
 
 
@@ -299,7 +299,7 @@ def test_weights_stored_outputs_first():
         "line": ("hidden", 24, 8),
         "linear": ("hidden", 8, 16),
         "stack": ("hidden", 16, 8),
-        "embedding": ("output", 8, 11),  # no multiplier of the muP form depends on it
+        "embedding": ("input", 11, 8),  # the head is told by its bias, so this has none
         "head": ("output", 8, 10),
     }
     with pytest.raises(
@@ -351,9 +351,10 @@ def test_linen_network_with_scanned_layers():
         tokens = jnp.zeros((1, 5), jnp.int32)
         return jax.eval_shape(lambda: Net(width, depth).init(jax.random.key(0), tokens)["params"])
 
-    with pytest.raises(mulo.InputError, match="cannot be told"):
-        mulo.mup.infer(shapes(16, 3), shapes(8, 3))
     mup = mulo.mup.infer(shapes(16, 3), shapes(8, 3), other_depth=shapes(8, 2))
+    # The one bias in the scan tells that all is stacked.
+    assert mulo.mup.infer(shapes(16, 3), shapes(8, 3)) == mup
+    assert {leaf.stacked_axes for leaf in mup.leaves if "Scan" in leaf.path} == {(0,)}
     got = {
         path.replace("MultiHeadDotProductAttention", "Attention"): fans for path, fans in found(mup).items()
     }
