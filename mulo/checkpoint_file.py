@@ -13,7 +13,6 @@ import numpy as np
 from mulo import _catalog, _tree
 from mulo._body import quoted
 from mulo._envelope import read_file as read_file
-from mulo._envelope import remove_leftovers as remove_leftovers
 from mulo._envelope import shown
 from mulo._envelope import write_file as write_file
 from mulo._types import PyTree, Theta
