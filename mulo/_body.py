@@ -17,7 +17,7 @@ import msgpack
 import numpy as np
 
 from mulo.errors import CheckpointError, InputError
-from mulo.text import quoted
+from mulo.printing import quoted
 
 MAX_DEPTH = 16
 MAX_ENTRIES = 100_000

@@ -6,11 +6,9 @@ The header holds "sha256", over the rest of the header and the body. It guards a
 against an attacker, so what passes it is still checked.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import secrets
 import stat
 import struct
 from pathlib import Path
@@ -19,7 +17,8 @@ from typing import Any, NoReturn
 from mulo._body import pack_body, unpack_body
 from mulo.errors import CheckpointError, InputError
 from mulo.plain_json import DepthError, parse_json
-from mulo.text import quoted, shell_quoted, shown
+from mulo.printing import quoted, shell_quoted, shown
+from mulo.safe_files import open_at, write_atomically
 
 MAGIC = b"\x89mulo\r\n\x1a"
 FORMAT = "mulo-checkpoint"
@@ -28,7 +27,6 @@ MAX_HEADER_BYTES = 2**20
 MAX_HEADER_DEPTH = 16
 _RESERVED = ("format", "version", "kind", "body_bytes", "sha256")
 _LENGTH = struct.Struct("<I")
-_TEMPORARY = ".mulo-tmp-"
 _START_BYTES = 512  # that say what a file seems to be
 _IMPORTABLE = ("a safetensors file", "a msgpack file, as Flax writes them")
 
@@ -63,7 +61,7 @@ def write_file(
     if os.path.isdir(path):  # noqa: PTH112
         raise CheckpointError(f"{shown(path)}: is a folder; wanted the name of a file to write.")
     try:
-        write_atomically(Path(path), [head, *pieces])
+        write_atomically(path, [head, *pieces])
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise CheckpointError(f"{shown(path)}: its folder does not exist. Make it first.") from error
@@ -109,40 +107,8 @@ def _how_to_import(path: str | os.PathLike[str], start: bytes) -> str:
     )
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
-    """Removes the temporary files of writers that were killed; for a folder that no one else writes to."""
-    leftovers = list(Path(folder).glob(f"{_TEMPORARY}*"))
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    return len(leftovers)
-
-
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or quoted(str(error))
-
-
-def write_atomically(path: Path, pieces: list[bytes]) -> None:
-    """Writes a file; at every moment `path` is the old one or the whole new one. Follows no link at `path`."""
-    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
-    try:
-        # Not `tempfile`: it makes files that only their owner can read.
-        with temporary.open("xb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        with temporary.open("rb") as file:
-            if file.read(len(pieces[0])) != pieces[0] or temporary.stat().st_size != sum(map(len, pieces)):
-                raise OSError("what was written reads back differently")
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # makes the new name last through a power cut
-    finally:
-        os.close(folder)
 
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int, what: str = "a checkpoint file") -> bytes:
@@ -155,8 +121,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int, what: str = "a chec
         raise CheckpointError(f"{shown(path)}: {text}") from error
 
     try:
-        # Not blocking, so that a named pipe is refused instead of waited for.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_at(path, os.O_RDONLY)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):

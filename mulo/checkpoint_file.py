@@ -12,14 +12,13 @@ import numpy as np
 
 from mulo import _catalog, _tree
 from mulo._envelope import read_file as read_file
-from mulo._envelope import remove_leftovers as remove_leftovers
 from mulo._envelope import write_file as write_file
 from mulo._types import PyTree, Theta
 from mulo.errors import CheckpointError, InputError
 from mulo.names import lookup
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
-from mulo.text import one_line, quoted, shown
+from mulo.printing import one_line, quoted, shown
 
 THETA_KIND = "theta"
 MAX_THETA_BYTES = 64 * 2**20

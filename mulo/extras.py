@@ -1,6 +1,11 @@
 """What to say where a package is missing that only a part of the software needs."""
 
-from mulo.text import shell_quoted
+from mulo.errors import CheckpointError
+from mulo.printing import shell_quoted
+
+
+class MissingPackageError(CheckpointError):
+    """A file cannot be read for want of a package; the file may be good."""
 
 
 def how_to_install(extra: str) -> str:

@@ -8,7 +8,7 @@ from mulo.checkpoint_file import MAX_THETA_BYTES, Checkpoint, load_file
 from mulo.errors import CheckpointError, InputError
 from mulo.importers.hub import RELEASES, fetch, is_hub_name, parse_hub_name
 from mulo.importers.released import import_copy, read_copy
-from mulo.text import shell_quoted
+from mulo.printing import shell_quoted
 
 
 def load(path_or_name: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoint:

@@ -57,7 +57,7 @@ class _Transfer(threading.Thread):
             for piece in response.iter_raw():
                 self.content += piece
                 if len(self.content) > self.max_bytes:
-                    raise CheckpointError(f"has more than {self.max_bytes} bytes, which are the most allowed.")
+                    raise CheckpointError(f"has more than {self.max_bytes} bytes; no more are taken.")
                 if self.stopped:
                     return
         self._check(metadata)
@@ -72,7 +72,9 @@ class _Transfer(threading.Thread):
         digest = metadata.etag or ""
         is_sha256 = re.fullmatch("[0-9a-f]{64}", digest, re.ASCII)
         if is_sha256 and hashlib.sha256(self.content).hexdigest() != digest:
-            raise CheckpointError("has another SHA-256 than the hub says: it was damaged on the way. Try again.")
+            raise CheckpointError(
+                "has another SHA-256 than the hub says: it was damaged on the way. Try again."
+            )
 
 
 def download(hub: ModuleType, file: "HubFile", max_bytes: int) -> bytes:
@@ -84,8 +86,8 @@ def download(hub: ModuleType, file: "HubFile", max_bytes: int) -> bytes:
       max_bytes: of the file, at most.
 
     Raises:
-      CheckpointError: it is too large, too slow or damaged; the text begins in lower case, so that the name of
-        the file can go before it.
+      CheckpointError: it is too large, too slow or damaged; the text begins in lower case, so that the name
+        of the file can go before it.
       Exception: what the hub's package raises.
     """
     transfer = _Transfer(hub, file, max_bytes)
@@ -96,9 +98,10 @@ def download(hub: ModuleType, file: "HubFile", max_bytes: int) -> bytes:
             transfer.join(0.1)
             seconds = time.monotonic() - began
             if transfer.is_alive() and seconds > START_SECONDS + SECONDS_PER_BYTE * len(transfer.content):
+                num_bytes = len(transfer.content)
                 raise CheckpointError(
-                    f"could not be fetched: only {len(transfer.content)} bytes came in {seconds:.0f} seconds. Try "
-                    "again later, or fetch the file elsewhere and give its path."
+                    f"could not be fetched: only {num_bytes} bytes came in {seconds:.0f} seconds. "
+                    "Try again later, or fetch the file elsewhere and give its path."
                 )
     finally:
         transfer.stopped = True

@@ -13,8 +13,8 @@ import numpy as np
 from mulo._body import Reader
 from mulo._envelope import MAX_HEADER_BYTES, looks_like
 from mulo.errors import CheckpointError
-from mulo.extras import how_to_install
-from mulo.text import quoted
+from mulo.extras import MissingPackageError, how_to_install
+from mulo.printing import quoted
 
 _WRAPPINGS = (({"params", "gen_id", "step"}, "params"), ({"0", "1", "2"}, "0"))
 """Keys of what a theta may be saved in, and the key of theta: a ParameterCheckpoint, a tuple."""
@@ -130,7 +130,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     try:
         from safetensors import deserialize
     except ImportError as error:
-        raise CheckpointError(
+        raise MissingPackageError(
             f"is a safetensors file, which mulo reads with the package safetensors: {how_to_install('hub')}"
         ) from error
     header_bytes = int.from_bytes(data[:8], "little")

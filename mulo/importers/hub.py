@@ -10,9 +10,10 @@ from types import ModuleType
 from typing import Any, NamedTuple, TypeVar
 
 from mulo.errors import CheckpointError, InputError
-from mulo.extras import how_to_install
+from mulo.extras import MissingPackageError, how_to_install
 from mulo.importers.downloads import download
-from mulo.text import one_line, shown
+from mulo.printing import one_line, shown
+from mulo.safe_files import write_atomically
 
 T = TypeVar("T")
 SCHEME = "hf://"
@@ -72,8 +73,8 @@ def _is_refused(repository: str) -> bool:
 def fetch(name: str, max_bytes: int, check: Callable[[Path], T]) -> T:
     """What `check` makes of the file: of the copy on this machine, without network, or else downloaded.
 
-    A copy is in the hub's own cache or in ours, `$HF_HOME/mulo`. It is not compared with the hub again: a theta
-    does not change between two runs. One that fails its check is not kept, and is fetched anew.
+    A copy is in the hub's own cache or in ours, `$HF_HOME/mulo`. It is not compared with the hub again: a
+    theta does not change between two runs. One that fails its check is not kept, and is fetched anew.
 
     Args:
       name: `hf://owner/name/file` or `hf://owner/name@revision/file`.
@@ -85,8 +86,6 @@ def fetch(name: str, max_bytes: int, check: Callable[[Path], T]) -> T:
       CheckpointError: huggingface_hub is not installed, there is no such file, the hub cannot be
         reached or is too slow, the file cannot be fetched from it, or fails its check.
     """
-    from mulo._envelope import write_atomically
-
     file = parse_hub_name(name)
     hub = _import_hub(name)
     own = _own_copy(file)
@@ -97,6 +96,8 @@ def fetch(name: str, max_bytes: int, check: Callable[[Path], T]) -> T:
             continue
         try:
             return check(path)
+        except MissingPackageError:
+            raise
         except CheckpointError as error:
             damage = error
             if path == own:
@@ -110,6 +111,8 @@ def fetch(name: str, max_bytes: int, check: Callable[[Path], T]) -> T:
         raise CheckpointError(f"{name}: {_reason(error)}{said}") from error
     try:
         return check(own)
+    except MissingPackageError:
+        raise
     except CheckpointError as error:
         own.unlink(missing_ok=True)
         raise CheckpointError(str(error).replace(shown(own), name)) from error

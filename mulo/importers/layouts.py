@@ -18,7 +18,7 @@ import numpy as np
 from mulo._types import Theta
 from mulo.errors import CheckpointError
 from mulo.names import lookup
-from mulo.text import quoted
+from mulo.printing import quoted
 
 Arrays = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]
@@ -117,7 +117,9 @@ def _check_array(name: str, array: np.ndarray, wanted: tuple[int, ...], spelled:
         got = quoted(array.shape)
         raise CheckpointError(f"leaf {quoted(name)} has shape {got}; wanted {wanted}{where_from}")
     if array.dtype != np.float32:
-        raise CheckpointError(f"leaf {quoted(name)} has dtype {array.dtype}; wanted float32, or another width of floats")
+        raise CheckpointError(
+            f"leaf {quoted(name)} has dtype {array.dtype}; wanted float32, or floats of another width"
+        )
     if not np.all(np.isfinite(array)):
         num_nonfinite = int(np.sum(~np.isfinite(array)))
         raise CheckpointError(f"leaf {quoted(name)} holds {num_nonfinite} entries that are not finite")

@@ -14,7 +14,7 @@ from mulo.importers.files import read_arrays
 from mulo.importers.hub import fetch, is_hub_name
 from mulo.importers.layouts import LAYOUTS, from_reference
 from mulo.names import lookup
-from mulo.text import printable, shown
+from mulo.printing import printable, shown
 
 
 def import_theta(source: str | os.PathLike[str], kind: str) -> Checkpoint:
@@ -70,4 +70,4 @@ def read_copy(
     try:
         return data, read_arrays(data)
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(source)}: {error}.") from error.__cause__
+        raise type(error)(f"{shown(source)}: {error}.") from error.__cause__

@@ -85,17 +85,17 @@ class _Hub(http.server.BaseHTTPRequestHandler):
             self._send(fake.body)
 
     def _send(self, body):
+        fake = self.server.fake
+        if fake.seconds_per_byte:
+            self._trickle(body)
+            return
+        pieces = itertools.repeat(b"\0" * 2**16) if fake.is_endless else [body]
         with contextlib.suppress(OSError):  # the other side has had enough
-            if self.server.fake.seconds_per_byte:
-                self._trickle(body)
-                return
-            for piece in itertools.chain([body], itertools.repeat(b"\0" * 2**16)) if (
-                self.server.fake.is_endless
-            ) else [body]:
-                self.wfile.write(piece)
-                self.server.fake.num_sent += len(piece)
-                if self.server.fake.stopped.is_set():
+            for piece in pieces:
+                if fake.stopped.is_set():
                     return
+                self.wfile.write(piece)
+                fake.num_sent += len(piece)
 
     def _trickle(self, body):
         self.flush_headers()
@@ -111,7 +111,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
 
 class FakeHub:
-    """What a server that stands for the hub answers, and what it was asked; all may be changed at any time."""
+    """What a server that stands for the hub answers, and what it was asked; all may be changed."""
 
     def __init__(self, content, content_length=-1, status=200):
         self.body, self.status, self.requests = content, status, []

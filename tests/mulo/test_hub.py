@@ -128,7 +128,7 @@ def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(status, monk
 
 
 def test_a_cache_folder_that_cannot_be_written_is_said(cache, mulo_bytes, monkeypatch):
-    (cache.parent / "home").write_text("")  # a file in the folder's place: permissions do not hold for every user
+    (cache.parent / "home").write_text("")  # in the folder's place: permissions do not hold for every user
     with hub_server(mulo_bytes) as server:
         use_server(monkeypatch, server.address)
         message = refusal("hf://owner/name/theta.mulo")
@@ -228,10 +228,14 @@ def test_a_huge_file_is_not_downloaded(monkeypatch):
 def test_without_the_packages_the_command_is_said(cache, monkeypatch):
     put_into_cache(cache, "btherien/mulo", "model.safetensors", file_bytes("mulo"))
     monkeypatch.setitem(sys.modules, "safetensors", None)
-    assert "pip install '.[hub]'" in refusal("hf://btherien/mulo/model.safetensors")
+    message = refusal("hf://btherien/mulo/model.safetensors")
+    assert (
+        "with the package safetensors: run pip install '.[hub]' in the folder of mulo's checkout" in message
+    )
+    assert "damaged" not in message
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     message = refusal("hf://btherien/mulo/model.safetensors")
-    assert "need the package huggingface_hub: pip install '.[hub]'" in message
+    assert "need the package huggingface_hub: run pip install '.[hub]'" in message
 
 
 @pytest.mark.parametrize(

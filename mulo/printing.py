@@ -1,4 +1,4 @@
-"""Foreign text made fit to be shown: names, paths and errors, on one line, without control characters."""
+"""Text that comes from files, names, paths and errors, as it may be printed: on one line. Imports no JAX."""
 
 import os
 import shlex
@@ -9,19 +9,22 @@ MAX_ERROR = 300
 
 
 def printable(text: str, max_length: int | None = None) -> str:
-    r"""Text that can be printed anywhere: what controls a terminal, line ends and lone surrogates are escaped.
+    r"""The text on one line, with what is no printable character written as Python writes it.
+
+    Escape sequences would be carried out by a terminal; line ends would make two lines of one; characters
+    that turn the direction of writing hide what is there; lone surrogates cannot be written at all.
 
     Args:
       text: of any source.
       max_length: of the result; longer text is cut, and ends in three dots.
 
-    >>> printable("a\x1b[31mb\nc"), printable("a" * 99, 6)
-    ('a\\x1b[31mb\\nc', 'aaa...')
+    >>> print(printable("a\x1b[31mb\nc\ud800 ü"))
+    a\x1b[31mb\nc\ud800 ü
     """
     if max_length is not None:
         text = text[: max_length + 1]
     if not text.isprintable():
-        text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     if max_length is None or len(text) <= max_length:
         return text
     return text[: max_length - 3] + "..."
@@ -62,8 +65,8 @@ def shell_quoted(path: str | os.PathLike[str]) -> str:
     text = os.fsdecode(path)
     if text.isprintable():
         return shlex.quote(text)
-    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in _raw(text))
-    return f"$'{''.join(plain)}'"
+    kept = set(range(32, 127)) - set(b"'\\")
+    return "$'" + "".join(chr(byte) if byte in kept else f"\\x{byte:02x}" for byte in _raw(text)) + "'"
 
 
 def _raw(text: str) -> bytes:
