@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -11,10 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED
-from eval_tasks.command_line import Parser, check_folder, unless_pipe_is_closed
+from eval_tasks.command_line import (
+    Parser,
+    TerminatedError,
+    check_folder,
+    raise_on_sigterm,
+    unless_pipe_is_closed,
+)
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
-from eval_tasks.runs import FILE_NAME
+from eval_tasks.results import FILE_NAME
+from eval_tasks.runs import PlaceError
 from eval_tasks.sources import parse_source
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from eval_tasks.workers.clusters import open_cluster
@@ -22,6 +29,7 @@ from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_work
 from eval_tasks.workers.options import ClusterOptions
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.printing import printable, shell_quoted
 
 _PROGRAM = "mulo-eval"
 _EPILOG = """\
@@ -100,7 +108,7 @@ def _run(arguments: argparse.Namespace, out: Path) -> None:
     options = ClusterOptions(**given) if given else None
     if options is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
-    with open_cluster(options) as cluster:
+    with open_cluster(options) as cluster, raise_on_sigterm():
         _evaluate(arguments, out, cluster)
 
 
@@ -129,6 +137,7 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
         names = ", ".join(series.name for series in suite.series)
         display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
         evaluation.evaluate(contenders)
+        store.check_place()
     make_report([store.path], out / "report")
     print(f"results: {store.path}")  # noqa: T201
 
@@ -138,10 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0; 2 after a mistake in what was given, said in one line; 130 where it was interrupted: finished runs
-      are kept, and the same command goes on; 128 + SIGPIPE where nobody reads its output any more.
+      are kept, and the same command goes on; 143 the same after SIGTERM; 128 + SIGPIPE where nobody reads its
+      output any more.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    return unless_pipe_is_closed(lambda: _main(argv))
+    with raise_on_sigterm():
+        return unless_pipe_is_closed(lambda: _main(argv))
 
 
 def _main(argv: list[str]) -> int:
@@ -159,20 +170,22 @@ def _main(argv: list[str]) -> int:
         check_folder(out, "--out" if arguments.out else "The default --out")
         _run(arguments, out)
     except InputError as error:
-        kept = ""
-        if out is not None and (out / FILE_NAME).exists():
-            kept = f" Finished runs are kept; go on with: {_again(argv, out)}"
-        print(f"{_PROGRAM}: error: {' '.join(str(error).split())}{kept}", file=sys.stderr)  # noqa: T201
+        kept = "" if isinstance(error, PlaceError) else _kept(argv, out)
+        _say(f"{_PROGRAM}: error: {printable(' '.join(str(error).split()))}{kept}")
         return 2
-    except KeyboardInterrupt:
-        if argv[:1] and argv[0] in COMMANDS:
-            print(f"{_PROGRAM}: interrupted.", file=sys.stderr)  # noqa: T201
-            return 130
-        again = _again(argv, out)
-        message = f"{_PROGRAM}: interrupted. Finished runs are kept; go on with: {again}"
-        print(message, file=sys.stderr)  # noqa: T201
-        return 130
+    except KeyboardInterrupt as error:
+        is_terminated = isinstance(error, TerminatedError)
+        word = "terminated" if is_terminated else "interrupted"
+        _say(f"{_PROGRAM}: {word}.{_kept(argv, out)}")
+        return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
     return 0
+
+
+def _kept(argv: list[str], out: Path | None) -> str:
+    """What is kept of an evaluation that has begun, and how to go on, as a sentence; "" where nothing is."""
+    if out is None or not os.path.exists(out / FILE_NAME):  # noqa: PTH110 (False for too long a name)
+        return ""
+    return f" Finished runs are kept; go on with: {_again(argv, out)}"
 
 
 def _say(line: str) -> None:
@@ -182,7 +195,8 @@ def _say(line: str) -> None:
 def _again(argv: list[str], out: Path | None) -> str:
     # The default folder is named by the time: to go on, it must be given.
     has_out = any(word.split("=")[0] == "--out" for word in argv)
-    return shlex.join([_PROGRAM, *(argv if has_out or out is None else [*argv, "--out", str(out)])])
+    words = [_PROGRAM, *(argv if has_out or out is None else [*argv, "--out", str(out)])]
+    return " ".join(map(shell_quoted, words))
 
 
 if __name__ == "__main__":

@@ -1,25 +1,82 @@
 """What the two command lines share. Imports no JAX."""
 
 import argparse
+import contextlib
+import difflib
 import errno
 import io
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from mulo.errors import InputError
 from mulo.printing import printable
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+    """An argument parser whose errors are one line, and that knows what a misspelt flag was to be."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuses flags that there are not, before anything else is found missing."""
+        words = list(sys.argv[1:] if args is None else args)
+        for word in words[: words.index("--")] if "--" in words else words:
+            self._check_flag(word)
+        return super().parse_known_args(words, namespace)
+
+    def _check_flag(self, word: str) -> None:
+        name = word.partition("=")[0]
+        flags = self._option_string_actions
+        if not _FLAG.fullmatch(name) or name in flags or (name[1] != "-" and name[:2] in flags):
+            return
+        raise InputError(f"No flag is called {name}. {_nearest(name, flags)}See {self.prog} --help.")
 
     def error(self, message: str) -> NoReturn:
         """Raises `InputError` instead of printing the usage and leaving."""
         raise InputError(f"{message}. See {self.prog} --help.")
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM came: handled like an interruption by the user, with another exit status."""
+
+
+@contextlib.contextmanager
+def raise_on_sigterm() -> Iterator[None]:
+    """Within it the first SIGTERM raises `TerminatedError`, so that all is closed; a second one ends at once.
+
+    To be entered anew behind what installs a handler of its own, as Ray does.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+_FLAG = re.compile("--?[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
+
+
+def _nearest(name: str, flags: Iterable[str]) -> str:
+    """The flag that was probably meant, by its spelling or its initials, as a sentence; "" where none is."""
+    plain = name.lower().strip("-").replace("_", "-")
+    known = {flag.strip("-"): flag for flag in flags if flag.startswith("--")}
+    initials = {"".join(part[0] for part in one.split("-")): one for one in known}
+    near = difflib.get_close_matches(plain, known, n=1) or [initials.get(plain)]
+    return f"Did you mean {known[near[0]]}? " if near[0] else ""
 
 
 def check_folder(

@@ -14,6 +14,7 @@ import numpy as np
 
 from eval_tasks.contenders import Contender
 from eval_tasks.data.source import Source
+from eval_tasks.foreign_code import one_line_errors
 from eval_tasks.models import MODELS
 from eval_tasks.objectives import OBJECTIVES
 from eval_tasks.runs import Run
@@ -137,18 +138,11 @@ class _Program:
     facts: Mapping[str, Any]
 
 
-@contextlib.contextmanager
-def errors_of_others(contender: Contender, point: Point) -> Iterator[None]:
+def errors_of_others(contender: Contender, point: Point) -> contextlib.AbstractContextManager[None]:
     """Says in one line what goes wrong in the code of others. Errors in ours keep their traceback."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if not contender.is_external:
-            raise
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"{contender.label} fails on {point.task}: {what[:400]}") from error
+    if not contender.is_external:
+        return contextlib.nullcontext()
+    return one_line_errors(f"{contender.label} fails on {point.task}")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 16
@@ -10,12 +11,15 @@ MAX_DEPTH = 16
 _TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.DOTALL)
 
 
-def parse_json(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
-    """What the JSON text says; NaN and infinities are read as such.
+def parse_json(
+    raw: bytes, max_depth: int = MAX_DEPTH, parse_constant: Callable[[str], Any] | None = None
+) -> Any:
+    """What the JSON text says.
 
     Args:
       raw: the text, UTF-8.
       max_depth: lists and objects within one another, at most.
+      parse_constant: of "NaN" and the like, as `json.loads` takes it; by default they are read as such.
 
     Raises:
       ValueError: not JSON, or nested deeper; the message is a clause.
@@ -32,7 +36,7 @@ def parse_json(raw: bytes, max_depth: int = MAX_DEPTH) -> Any:
         if depth > max_depth:
             raise DepthError(f"nested deeper than {max_depth}")
     try:
-        return json.loads(raw.decode())  # of bytes it would guess the encoding
+        return json.loads(raw.decode(), parse_constant=parse_constant)  # of bytes it would guess the encoding
     except (ValueError, RecursionError) as error:  # a text that is not UTF-8 is a ValueError too
         raise ValueError("not JSON") from error
 

@@ -36,7 +36,7 @@ def quoted(value: Any) -> str:
         value = value[:200]
     try:
         text = repr(value)
-    except Exception:  # an object of a plug-in, or an integer of too many digits
+    except BaseException:  # an object of a plug-in, or an integer of too many digits
         text = f"a {type(value).__name__}"
     return printable(text, MAX_QUOTED)
 

@@ -1,5 +1,6 @@
 """The standard streams of both command lines, whatever they are at the start."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -60,3 +61,31 @@ def test_a_name_that_no_folder_can_have_is_refused(name, tmp_path):
     with pytest.raises(InputError) as caught:
         check_folder(tmp_path / name)
     assert "\n" not in str(caught.value) and "--out" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "flag"),
+    [
+        ("eval_tasks.cli", "--suite wide --optimiser adamw", "--optimizer"),
+        ("eval_tasks.cli", "--suite wide --optimizer adamw --steps 3", "--num-steps"),
+        ("eval_tasks.cli", "--suite wide --optimizer adamw --output=x", "--out"),
+        ("eval_tasks.cli", "--suite wide --optimizer adamw -out x", "--out"),
+        ("eval_tasks.cli", "coord-check --task mlp-w64-d3_digits --lr 1", "--learning-rate"),
+        ("eval_tasks.cli", "list --sute wide", "--suite"),
+        ("meta_train.cli", "--steps 10", "--meta-steps"),
+        ("meta_train.cli", "--optimiser celo", "--optimizer"),
+        ("meta_train.cli", "--meta_steps 10", "--meta-steps"),
+        ("meta_train.cli", "--BatchSize 10", "--batch-size"),
+    ],
+)
+def test_a_misspelt_flag_is_told_the_right_one(command, arguments, flag, capsys):
+    main = importlib.import_module(command).main
+    assert main(arguments.split()) == 2
+    message = capsys.readouterr().err
+    assert f"Did you mean {flag}? See " in message
+    assert message.count("\n") == 1
+
+
+def test_a_flag_like_no_other_is_named(capsys):
+    assert importlib.import_module("eval_tasks.cli").main(["--zzz", "1"]) == 2
+    assert "No flag is called --zzz. See mulo-eval --help." in capsys.readouterr().err
