@@ -290,7 +290,9 @@ class MetaTrainConfig:
             return cls(**{**fields, "tasks": tuple(fields["tasks"]), **lists})
         except InputError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except RecursionError as error:
+            raise InputError(f"{where} is not a configuration: it is nested too deeply.") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise InputError(f"{where} is not a configuration of this version of mulo: {error}") from error
 
     def digest(self) -> str:

@@ -129,6 +129,33 @@ def open_to_append(path: str | os.PathLike[str]) -> TextIO:
     return os.fdopen(open_file(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8")
 
 
+def read_bytes(path: str | os.PathLike[str], max_bytes: int) -> bytes:
+    """What is in a regular file.
+
+    Raises:
+      OSError: as for `open_file`; EFBIG where there are more than `max_bytes`.
+    """
+    with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise OSError(errno.EFBIG, f"it has more than {max_bytes} bytes", os.fspath(path))
+    return content
+
+
+def make_folder(path: str | os.PathLike[str]) -> Folder:
+    """Opens a folder that is no symbolic link; makes it if it is not there.
+
+    Raises:
+      OSError: something else is there, or it cannot be made.
+    """
+    entry = isinstance(path, Entry)
+    with contextlib.nullcontext(path.folder) if entry else Folder(Path(path).parent) as parent:
+        name = path.name if entry else Path(path).name
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, dir_fd=parent.descriptor)
+        return Folder(name, parent)
+
+
 def write_atomically(path: str | os.PathLike[str], pieces: Iterable[bytes]) -> None:
     """Writes a file; at every moment `path` is the old file, or none, or the whole new one.
 
