@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from mulo.errors import InputError
+from mulo.extras import missing_package
 from mulo.printing import printable
 
 
@@ -113,7 +114,8 @@ def unless_pipe_is_closed(run: Callable[[], int]) -> int:
     """The exit status of `run`; 128 + SIGPIPE where nobody reads its output any more, as with `| head -1`.
 
     1 where the output cannot be written for another reason, said in one line. Standard streams that were
-    closed when the process began are the null device from now on.
+    closed when the process began are the null device from now on. 2 where a package of one of the extras is
+    not installed.
     """
     _open_standard_streams()
     try:
@@ -122,6 +124,12 @@ def unless_pipe_is_closed(run: Callable[[], int]) -> int:
     except BrokenPipeError:
         _discard_output()
         return 128 + signal.SIGPIPE
+    except ImportError as error:
+        said = missing_package(error)
+        if not said:
+            raise
+        print(f"{Path(sys.argv[0]).stem}: error: {said}", file=sys.stderr)  # noqa: T201
+        return 2
     except OSError as error:
         _discard_output()
         where = f" ({error.filename})" if error.filename else ""

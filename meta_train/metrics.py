@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 from mulo.safe_files import make_folder, open_file, open_to_append
 
 MAX_LINE_BYTES = 2**20
@@ -145,7 +146,7 @@ class _Board:
             from tensorboardX.proto.summary_pb2 import Summary
             from tensorboardX.record_writer import masked_crc32c
         except ImportError as error:
-            raise InputError("--tensorboard needs tensorboardX: pip install 'mulo[tensorboard]'.") from error
+            raise InputError(f"--tensorboard needs tensorboardX: {how_to_install('tensorboard')}.") from error
         self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
         with make_folder(folder) as opened:

@@ -9,6 +9,7 @@ from pathlib import Path
 from eval_tasks.data import DATA_SETS
 from eval_tasks.data.catalog import FILE_SETS, FileSet, text_file
 from eval_tasks.data.files import data_folder, is_published, present_files
+from mulo.extras import how_to_install
 
 _COUNTERS = {  # file set: module that counts the images of one file
     "cifar10": "eval_tasks.data.cifar10",
@@ -57,7 +58,7 @@ def _digits() -> Entry:
         num_bytes=0,
         content="1,797 images" if found else "",
         checksum="",
-        advice="It is inside scikit-learn; run: pip install 'mulo[digits]'",
+        advice=f"It is inside scikit-learn; {how_to_install('digits')}",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 
 INK, RULE = "#1c2127", "#d5d9de"  # of text and of grids; in a page they follow its colours
 MAX_LABEL = 32  # characters of a label in a picture
@@ -54,7 +55,7 @@ def drawing(name: str) -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError("Plots need matplotlib. Run: pip install 'mulo[report]'") from error
+        raise InputError(f"Plots need matplotlib: {how_to_install('report')}.") from error
     settings = {
         "text.parse_math": False,  # a label with two dollar signs is no formula
         "svg.fonttype": "none",  # text stays text

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 from mulo.mup import CoordinateCheck
 
 _COLOURS = {"flat": "#009E73", "growing": "#D55E00", "vanishing": "#0072B2"}
@@ -22,7 +23,7 @@ def draw_coordinate_check(check: CoordinateCheck, title: str, path: Path) -> Non
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Plots need matplotlib. Run: pip install 'mulo[report]'") from error
+        raise InputError(f"Plots need matplotlib: {how_to_install('report')}.") from error
     height = max(4.2, 0.26 * len(check.layers) + 1.4)
     figure = Figure(figsize=(11, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
