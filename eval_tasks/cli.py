@@ -13,9 +13,8 @@ from typing import Any
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED
 from eval_tasks.command_line import (
     Parser,
-    TerminatedError,
+    Termination,
     check_folder,
-    raise_on_sigterm,
     unless_pipe_is_closed,
 )
 from eval_tasks.commands import COMMANDS
@@ -29,7 +28,7 @@ from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_work
 from eval_tasks.workers.options import ClusterOptions
 from mulo.errors import InputError
 from mulo.names import lookup
-from mulo.printing import printable, shell_quoted
+from mulo.printing import printable, shell_quoted, shown
 
 _PROGRAM = "mulo-eval"
 _EPILOG = """\
@@ -103,12 +102,12 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"data_set": arguments.data_set, **fields}
 
 
-def _run(arguments: argparse.Namespace, out: Path) -> None:
+def _run(arguments: argparse.Namespace, out: Path, termination: Termination) -> None:
     given = given_worker_flags(arguments, CLUSTER_FLAGS)
     options = ClusterOptions(**given) if given else None
     if options is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
-    with open_cluster(options) as cluster, raise_on_sigterm():
+    with open_cluster(options) as cluster, termination.watch():
         _evaluate(arguments, out, cluster)
 
 
@@ -116,9 +115,10 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
-    from eval_tasks.report.commands import make_report
+    from eval_tasks.report.commands import default_folder, make_report
     from eval_tasks.runs import ResultStore
 
+    report_folder = default_folder(out)
     contenders = make_contenders(arguments.optimizer)
     provenances = {c.label: c.provenance for c in contenders if c.provenance is not None}
     suite = make_suite(arguments.suite, arguments.size, _options(arguments), provenances)
@@ -135,11 +135,11 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
         for series in suite.series:
             evaluation.source(series)  # data that are not there are said before anything is run
         names = ", ".join(series.name for series in suite.series)
-        display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
+        display.say(f"{len(contenders)} optimizers on {names}; results in {shown(out)}")
         evaluation.evaluate(contenders)
         store.check_place()
-    make_report([store.path], out / "report")
-    print(f"results: {store.path}")  # noqa: T201
+    make_report([store.path], report_folder)
+    print(f"results: {shown(store.path)}")  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,11 +151,12 @@ def main(argv: Sequence[str] | None = None) -> int:
       output any more.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    with raise_on_sigterm():
-        return unless_pipe_is_closed(lambda: _main(argv))
+    termination = Termination()
+    with termination.watch():
+        return unless_pipe_is_closed(lambda: _main(argv, termination))
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], termination: Termination) -> int:
     out = None
     try:
         if argv and not argv[0].startswith("-"):
@@ -168,16 +169,15 @@ def _main(argv: list[str]) -> int:
             "results", f"{arguments.suite}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         )
         check_folder(out, "--out" if arguments.out else "The default --out")
-        _run(arguments, out)
+        _run(arguments, out, termination)
     except InputError as error:
         kept = "" if isinstance(error, PlaceError) else _kept(argv, out)
         _say(f"{_PROGRAM}: error: {printable(' '.join(str(error).split()))}{kept}")
         return 2
-    except KeyboardInterrupt as error:
-        is_terminated = isinstance(error, TerminatedError)
-        word = "terminated" if is_terminated else "interrupted"
+    except KeyboardInterrupt:
+        word = "terminated" if termination.came else "interrupted"
         _say(f"{_PROGRAM}: {word}.{_kept(argv, out)}")
-        return 128 + (signal.SIGTERM if is_terminated else signal.SIGINT)
+        return 128 + (signal.SIGTERM if termination.came else signal.SIGINT)
     return 0
 
 

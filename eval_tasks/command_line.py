@@ -42,30 +42,33 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}. See {self.prog} --help.")
 
 
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM came: handled like an interruption by the user, with another exit status."""
+class Termination:
+    """Makes the first SIGTERM an interruption, like Control-C, so that all is closed; a second ends at once.
 
-
-@contextlib.contextmanager
-def raise_on_sigterm() -> Iterator[None]:
-    """Within it the first SIGTERM raises `TerminatedError`, so that all is closed; a second one ends at once.
-
-    To be entered anew behind what installs a handler of its own, as Ray does.
+    That it came is kept here, because Ray raises an exception of its own in the place of the one raised here.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
+    def __init__(self) -> None:
+        """Not yet."""
+        self.came = False
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Handles the signal; to be entered anew behind what installs a handler of its own, as Ray does."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+    def _handle(self, number: int, frame: FrameType | None) -> NoReturn:
         del frame
+        self.came = True
         signal.signal(number, signal.SIG_DFL)
-        raise TerminatedError
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+        raise KeyboardInterrupt
 
 
 _FLAG = re.compile("--?[A-Za-z][A-Za-z0-9_-]*", re.ASCII)

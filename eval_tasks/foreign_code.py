@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 
-from eval_tasks.command_line import TerminatedError
 from mulo.errors import InputError
 from mulo.printing import one_line, printable
 
@@ -25,7 +24,7 @@ def one_line_errors(what: str) -> Iterator[None]:
     except InputError:
         raise
     except BaseException as error:
-        if type(error) in (KeyboardInterrupt, TerminatedError, GeneratorExit):
+        if type(error) in (KeyboardInterrupt, GeneratorExit):
             raise
         name = printable(type(error).__name__, 80)
         text = one_line(error, 400)

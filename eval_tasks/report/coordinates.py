@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from eval_tasks.report.canvas import save_figure
 from mulo.errors import InputError
 from mulo.extras import how_to_install
 from mulo.mup import CoordinateCheck
@@ -34,10 +35,7 @@ def draw_coordinate_check(check: CoordinateCheck, title: str, path: Path) -> Non
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no format
-        raise InputError(f"{path} cannot be written: {error}.") from error
+    save_figure(figure, path, dpi=130)
 
 
 def _draw_changes(axes: Any, check: CoordinateCheck) -> None:
