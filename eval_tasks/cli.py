@@ -174,7 +174,11 @@ def _main(argv: list[str], termination: Termination) -> int:
         kept = "" if isinstance(error, PlaceError) else _kept(argv, out)
         _say(f"{_PROGRAM}: error: {printable(' '.join(str(error).split()))}{kept}")
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            if error.code != signal.SIGTERM:
+                raise
+            termination.came = True  # while Ray starts its own handler is there, which exits
         word = "terminated" if termination.came else "interrupted"
         _say(f"{_PROGRAM}: {word}.{_kept(argv, out)}")
         return 128 + (signal.SIGTERM if termination.came else signal.SIGINT)

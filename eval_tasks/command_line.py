@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import errno
 import io
 import os
 import re
@@ -17,7 +16,7 @@ from typing import Any, NoReturn
 
 from mulo.errors import InputError
 from mulo.extras import missing_package
-from mulo.printing import printable
+from mulo.printing import printable, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,6 +82,22 @@ def _nearest(name: str, flags: Iterable[str]) -> str:
     return f"Did you mean {known[near[0]]}? " if near[0] else ""
 
 
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4000  # a temporary name, which is longer, goes beside
+
+
+def check_name(path: Path, called: str, wanted: str) -> None:
+    """Refuses a path that no file can have, wherever it is.
+
+    Raises:
+      InputError: a part of it or all of it is too long, or has a NUL in it.
+    """
+    parts = [os.fsencode(part) for part in path.parts if "\0" not in part]
+    if len(parts) < len(path.parts):
+        raise InputError(f"{called} {printable(str(path), 80)} has a NUL in it; wanted {wanted}.")
+    if max(map(len, parts), default=0) > _MAX_NAME_BYTES or len(os.fsencode(path)) > _MAX_PATH_BYTES:
+        raise InputError(f"{called} {printable(str(path), 80)} is too long; wanted {wanted}.")
+
+
 def check_folder(
     folder: Path, called: str = "--out", wanted: str = "a folder, which may exist or not"
 ) -> None:
@@ -96,21 +111,17 @@ def check_folder(
     Raises:
       InputError: something else is in the way, or one may not write there.
     """
-    try:
-        os.lstat(folder)
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InputError(f"{called} {str(folder)[:60]}... is too long; wanted {wanted}.") from error
-    except ValueError as error:
-        raise InputError(f"{called} {str(folder)!r} cannot be a name: {error}; wanted {wanted}.") from error
+    check_name(folder, called, wanted)
     there = folder
     while not os.path.lexists(there) and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        what = "" if there == folder else f", of which {there}"
-        raise InputError(f"{called} {folder}{what} is no folder; wanted {wanted}.")
+        what = "" if there == folder else f", of which {shown(there)}"
+        raise InputError(f"{called} {shown(folder)}{what} is no folder; wanted {wanted}.")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{called} {folder} cannot be written: no permission to write into {there}.")
+        raise InputError(
+            f"{called} {shown(folder)} cannot be written: no permission to write into {shown(there)}."
+        )
 
 
 def unless_pipe_is_closed(run: Callable[[], int]) -> int:

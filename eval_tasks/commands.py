@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eval_tasks.command_line import Parser, check_folder
+from eval_tasks.command_line import Parser, check_folder, check_name
 from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
@@ -75,6 +75,7 @@ def _check_coord_check(arguments: argparse.Namespace, task: TaskName, path: Path
         if getattr(arguments, flag) < 1:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
+    check_name(path, "--out", "a file")
     if path.suffix.lower() not in _FIGURE_ENDINGS or os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"--out is {path}; wanted a file whose name ends in {', '.join(_FIGURE_ENDINGS)}.")
     if not os.path.isdir(path.parent):  # noqa: PTH112

@@ -6,7 +6,6 @@ The schema is published in docs/results-schema.md.
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +16,8 @@ from mulo.printing import printable
 SCHEMA = 2
 PURPOSES = ("evaluate", "tune")
 MAX_TEXT = 120  # characters of a name that are kept
+LARGEST = 1e50  # that a number may be: sums and squares of such can be computed
+_SMALLEST = 1e-50  # of the numbers beside 0, for their quotients; what is smaller is 0
 
 Record = Mapping[str, Any]
 """One finished run: all of `FIELDS`, checked; those that a line did not give have their default."""
@@ -31,15 +32,12 @@ class Field(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 _KINDS: Mapping[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
-    "whole number": lambda value: isinstance(value, int) and _is_number(value) and value >= 0,
+    "whole number": lambda value: isinstance(value, int) and _is_number(value) and 0 <= value < 2**63,
     "number": _is_number,
     "number or string": lambda value: _is_number(value) or isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
@@ -122,6 +120,8 @@ def parse_line(line: bytes | str) -> Record:
     if record["purpose"] not in PURPOSES:
         raise InputError(f"purpose is {_shown(record['purpose'])}, wanted {' or '.join(PURPOSES)}")
     record["device"] = record["device"] or str(record["versions"].get("device", ""))
+    if not record["optimizer"].strip():
+        raise InputError("optimizer is empty, wanted a name")
     if record["num_steps"] < 1:
         raise InputError("num_steps is 0, wanted at least 1")
     if record["diverged"]:
@@ -151,9 +151,15 @@ def _clean_all(value: Any) -> Any:
         return _clean(value)
     if isinstance(value, list):
         return [_clean_all(item) for item in value]
+    if isinstance(value, float):
+        return _rounded(value)
     if isinstance(value, dict):
         return {_clean(key): _clean_all(item) for key, item in value.items()}
     return value
+
+
+def _rounded(value: float) -> float:
+    return 0.0 if abs(value) < _SMALLEST else value
 
 
 def _with_article(kind: str) -> str:
@@ -184,4 +190,4 @@ def _curve(losses: Mapping[str, Any]) -> Mapping[str, list]:
     )
     if not is_curve:
         raise InputError("losses is not two lists of equal length, steps (rising) and values")
-    return {"steps": steps, "values": [value if _is_number(value) else None for value in values]}
+    return {"steps": steps, "values": [_rounded(value) if _is_number(value) else None for value in values]}

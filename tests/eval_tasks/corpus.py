@@ -78,3 +78,18 @@ GOOD_OPTIMIZERS = {
 """`--optimizer` strings -> the arguments that are in them."""
 
 LONG_NAMES = ["n" * 256, "n" * 5_000, "a/" * 3_000, f"runs/{'n' * 300}/theta.mulo"]
+
+BAD_VALUES = [
+    None, True, False, 0, 1, -1, 0.0, -1.5, 1e-320, 1e308, -1e308, 1e300, 2**63, 10**300, float("nan"),
+    float("inf"), "", "a", "\x1b[31m", "\ud800", "\u202e", "x" * 400, [], [1], {}, {"a": 1},
+    {"a": {"b": [1]}}, [None], [[]], {"\ud800": "\x07"}, "adamw", "width", "num_steps", "task", "tune", "evaluate", "_",
+]  # fmt: skip
+"""Values that a field of a results file may have, of the wrong type or out of all proportion."""
+
+BAD_LINES = [
+    b"", b" ", b"\0", b"\xff\xfe", b"null", b"[]", b'"key"', b"1", b"{", b'{"schema": 2}', b"[" * 100_000,
+    b'{"a":' * 50_000, b"{" * 50_000 + b"}" * 50_000, b'"' + b"\\" * 99_999, b"1" * 100_000,
+    b'{"schema": 2, "key": ' + b"[" * 990 + b"]" * 990 + b"}", '{"schema": 2}'.encode("utf-16"),
+    b'{"schema": 1e999}', b'{"schema": ' + b"9" * 5_000 + b"}", b'{"schema": {"a": {}}}', b"\x1b[2J",
+]  # fmt: skip
+"""Lines of a results file that are none."""
