@@ -115,6 +115,7 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
+    from eval_tasks.execution import LocalExecutor
     from eval_tasks.report.commands import default_folder, make_report
     from eval_tasks.runs import ResultStore
 
@@ -125,11 +126,12 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(ResultStore(out, notify=_say))
         display = stack.enter_context(Display(total_cost(suite, contenders)))
-        executor = None
-        if cluster is not None:
+        if cluster is None:
+            executor = LocalExecutor(display.compiling)
+        else:
             from eval_tasks.workers.ray_runs import RayExecutor
 
-            executor = RayExecutor(cluster, arguments.optimizer, display.say)
+            executor = RayExecutor(cluster, arguments.optimizer, display.say, display.compiling)
             stack.callback(executor.close)
         evaluation = Evaluation(suite, store, display.advance, executor)
         for series in suite.series:

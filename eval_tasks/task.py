@@ -134,7 +134,8 @@ def _make_plugin_task(name: str, parametrization: str) -> Task:
     what = f"The function of task {quoted(name)}"
     with one_line_errors(f"{what} fails"):
         task = make(argument, parametrization)
-    if not isinstance(task, Task):
+        is_task = isinstance(task, Task)
+    if not is_task:
         raise InputError(f"{what} returned {quoted(task)}; wanted eval_tasks.Task.")
     check_plugin_task(task, f"Task {quoted(name)}", parametrization)
     return dataclasses.replace(task, name=name)

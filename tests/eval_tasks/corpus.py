@@ -82,7 +82,8 @@ LONG_NAMES = ["n" * 256, "n" * 5_000, "a/" * 3_000, f"runs/{'n' * 300}/theta.mul
 BAD_VALUES = [
     None, True, False, 0, 1, -1, 0.0, -1.5, 1e-320, 1e308, -1e308, 1e300, 2**63, 10**300, float("nan"),
     float("inf"), "", "a", "\x1b[31m", "\ud800", "\u202e", "x" * 400, [], [1], {}, {"a": 1},
-    {"a": {"b": [1]}}, [None], [[]], {"\ud800": "\x07"}, "adamw", "width", "num_steps", "task", "tune", "evaluate", "_",
+    {"a": {"b": [1]}}, [None], [[]], {"\ud800": "\x07"}, "adamw", "width", "num_steps", "task", "tune",
+    "evaluate", "_",
 ]  # fmt: skip
 """Values that a field of a results file may have, of the wrong type or out of all proportion."""
 
