@@ -116,7 +116,8 @@ def parse_task_name(name: str) -> TaskName:
     if match is None:
         raise InputError(
             f"{quoted(name)} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example "
-            "mlp-w32-d2_digits, or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or with -rsqrt or -rlinear before the underscore."
+            "mlp-w32-d2_digits, or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or with -rsqrt or -rlinear before the "
+            "underscore."
         )
     sizes = {}
     for field in ("width", "depth", "heads"):
