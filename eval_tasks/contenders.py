@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +18,7 @@ from eval_tasks.sources import External, Learned, find_checkpoint, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
+from eval_tasks.user_modules import import_user_module
 from mulo.checkpoint_file import Checkpoint, theta_digest
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name, parse_hub_name
@@ -212,15 +211,12 @@ def _averaged(setting: Any, state: Any, params: Any) -> Any:
 
 
 def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
-    sys.path.insert(0, str(Path.cwd()))  # a file of the user's, as with python -m
     try:
-        function = getattr(importlib.import_module(source.module), source.function)
+        function = getattr(import_user_module(source.module), source.function)
         accepted = inspect.signature(function).parameters
     except Exception as error:  # importing it runs whatever it holds
         what = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise InputError(f"{source.module}.{source.function} cannot be used: {what}.") from error
-    finally:
-        sys.path.pop(0)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
     unknown = [name for name in source.arguments if name not in accepted and not takes_all]
     if unknown:

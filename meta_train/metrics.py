@@ -145,7 +145,7 @@ class _Board:
             from tensorboardX.proto.summary_pb2 import Summary
             from tensorboardX.record_writer import masked_crc32c
         except ImportError as error:
-            raise InputError("--tensorboard needs tensorboardX: pip install 'mulo[tensorboard]'.") from error
+            raise InputError("--tensorboard needs tensorboardX: pip install tensorboardX.") from error
         self._event, self._summary, self._checksum = Event, Summary, masked_crc32c
         name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}"
         with make_folder(folder) as opened:

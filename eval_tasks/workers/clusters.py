@@ -42,5 +42,5 @@ def import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"Workers need Ray, which cannot be imported ({error}): pip install 'mulo[ray]'."
+            f"Workers need Ray, which cannot be imported ({error}): pip install 'ray>=2.59,<3'."
         ) from error
