@@ -1,13 +1,10 @@
 """What takes part in an evaluation: baselines, learned optimizers and those of others, made alike."""
 
-import contextlib
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +20,7 @@ from eval_tasks.sources import External, Learned, find_checkpoint, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
+from eval_tasks.user_modules import import_user_module
 from mulo.checkpoint_file import Checkpoint, theta_digest
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name, parse_hub_name
@@ -219,8 +217,8 @@ def _averaged(setting: Any, state: Any, params: Any) -> Any:
 
 def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
     what = f"{source.module}.{source.function}"
-    with one_line_errors(f"{what} cannot be used"), _current_folder_on_path():
-        function = getattr(importlib.import_module(source.module), source.function)
+    with one_line_errors(f"{what} cannot be used"):
+        function = getattr(import_user_module(source.module), source.function)
         accepted = inspect.signature(function).parameters
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
     unknown = [name for name in source.arguments if name not in accepted and not takes_all]
@@ -229,15 +227,3 @@ def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.
             f"{what} takes no argument {unknown[0]!r}; it takes {', '.join(accepted) or 'none'}."
         )
     return function, accepted
-
-
-@contextlib.contextmanager
-def _current_folder_on_path() -> Iterator[None]:
-    """For a file of the user's, as with python -m."""
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):  # the module may have changed it
-            sys.path.remove(folder)

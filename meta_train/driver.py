@@ -153,8 +153,12 @@ class _Work(NamedTuple):
     def make_executor(self, say: Callable[[str], None], request: StopRequest) -> Executor:
         """Where the slots are advanced."""
         if self.cluster is None:
-            return LocalExecutor(self.config, self.programs)
+            return LocalExecutor(self.config, self.programs, say)
         assert self.options.workers is not None
+        say(
+            f"Starting {self.options.workers.num_workers} workers: each reads its data and compiles "
+            f"{len(self.programs)} programs, which may take minutes."
+        )
         return DistributedExecutor(
             self.config,
             self.cluster.make_pool(self.config, self.directory.workers_path),
@@ -300,6 +304,8 @@ def _note(
     """Validates where it is due, and writes what is known of a meta-step."""
     record |= progress.executor.report()
     if is_due(work.config, meta_step):
+        if work.validator is not None and not work.validator.is_compiled:
+            progress.display.say(f"Compiling the validation on {len(work.config.validation_tasks)} tasks.")
         state, scores = _validate(work, state, meta_step)
         record |= scores
         progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
