@@ -202,7 +202,7 @@ def test_a_signal_is_one_line_and_an_exit_status(number, status, word, ending, t
 
 def test_compilation_is_said_at_once_and_then_now_and_then():
     written = io.StringIO()
-    with Display(Cost(), Console(file=written, width=100)) as display:
+    with Display(Cost(1, 1, 1.0, 1.0), Console(file=written, width=100)) as display:
         for number in range(3):
             display.compiling(f"compiling {number}")
     assert written.getvalue() == "compiling 0\n"
