@@ -20,7 +20,7 @@ $(READY): requirements.lock setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "mulo needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -48,11 +48,12 @@ test-browser: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 
-# Exact versions for every supported Python, from the ranges in setup.cfg.
+# Exact versions for every supported Python, from the ranges in setup.cfg, and the SHA-256 of every file that
+# pip may take: what is installed is what was locked, wherever it is fetched from.
 lock: $(READY)
-	$(BIN)/python -m pip install --quiet uv
-	{ head -1 requirements.lock; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
-	  --no-emit-package mulo --no-header --no-annotate --no-emit-index-url requirements.in; } > requirements.new
+	{ head -1 requirements.lock; $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-package mulo --no-header --no-annotate --no-emit-index-url --no-emit-find-links requirements.in; \
+	  } > requirements.new
 	mv requirements.new requirements.lock
 
 clean:

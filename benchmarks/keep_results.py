@@ -14,7 +14,8 @@ from typing import Any
 
 from benchmarks.command_line import Parser
 from eval_tasks.command_line import check_folder
-from eval_tasks.results import FILE_NAME, parse_line
+from eval_tasks.result_lines import parse_line
+from eval_tasks.results import FILE_NAME
 from mulo.errors import InputError
 
 MAX_BYTES = 2**20

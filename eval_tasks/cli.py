@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import os
-import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED
-from eval_tasks.command_line import Parser, check_folder, unless_pipe_is_closed
+from eval_tasks.command_line import (
+    Parser,
+    Termination,
+    check_folder,
+    unless_pipe_is_closed,
+)
 from eval_tasks.commands import COMMANDS
 from eval_tasks.data import DATA_SETS
-from eval_tasks.runs import FILE_NAME
+from eval_tasks.results import FILE_NAME
+from eval_tasks.runs import PlaceError
 from eval_tasks.sources import parse_source
 from eval_tasks.suites import SIZES, SUITES, make_suite
 from eval_tasks.workers.clusters import open_cluster
@@ -22,6 +28,7 @@ from eval_tasks.workers.flags import CLUSTER_FLAGS, add_worker_flags, given_work
 from eval_tasks.workers.options import ClusterOptions
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.printing import printable, shell_quoted, shown
 
 _PROGRAM = "mulo-eval"
 _EPILOG = """\
@@ -95,12 +102,12 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"data_set": arguments.data_set, **fields}
 
 
-def _run(arguments: argparse.Namespace, out: Path) -> None:
+def _run(arguments: argparse.Namespace, out: Path, termination: Termination) -> None:
     given = given_worker_flags(arguments, CLUSTER_FLAGS)
     options = ClusterOptions(**given) if given else None
     if options is not None:
         os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; GPUs are the workers'
-    with open_cluster(options) as cluster:
+    with open_cluster(options) as cluster, termination.watch():
         _evaluate(arguments, out, cluster)
 
 
@@ -108,29 +115,33 @@ def _evaluate(arguments: argparse.Namespace, out: Path, cluster: Any) -> None:
     from eval_tasks.contenders import make_contenders
     from eval_tasks.display import Display
     from eval_tasks.evaluation import Evaluation, total_cost
-    from eval_tasks.report.commands import make_report
+    from eval_tasks.execution import LocalExecutor
+    from eval_tasks.report.commands import default_folder, make_report
     from eval_tasks.runs import ResultStore
 
+    report_folder = default_folder(out)
     contenders = make_contenders(arguments.optimizer)
     provenances = {c.label: c.provenance for c in contenders if c.provenance is not None}
     suite = make_suite(arguments.suite, arguments.size, _options(arguments), provenances)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(ResultStore(out, notify=_say))
         display = stack.enter_context(Display(total_cost(suite, contenders)))
-        executor = None
-        if cluster is not None:
+        if cluster is None:
+            executor = LocalExecutor(display.compiling)
+        else:
             from eval_tasks.workers.ray_runs import RayExecutor
 
-            executor = RayExecutor(cluster, arguments.optimizer, display.say)
+            executor = RayExecutor(cluster, arguments.optimizer, display.say, display.compiling)
             stack.callback(executor.close)
         evaluation = Evaluation(suite, store, display.advance, executor)
         for series in suite.series:
             evaluation.source(series)  # data that are not there are said before anything is run
         names = ", ".join(series.name for series in suite.series)
-        display.say(f"{len(contenders)} optimizers on {names}; results in {out}")
+        display.say(f"{len(contenders)} optimizers on {names}; results in {shown(out)}")
         evaluation.evaluate(contenders)
-    make_report([store.path], out / "report")
-    print(f"results: {store.path}")  # noqa: T201
+        store.check_place()
+    make_report([store.path], report_folder)
+    print(f"results: {shown(store.path)}")  # noqa: T201
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -138,13 +149,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0; 2 after a mistake in what was given, said in one line; 130 where it was interrupted: finished runs
-      are kept, and the same command goes on; 128 + SIGPIPE where nobody reads its output any more.
+      are kept, and the same command goes on; 143 the same after SIGTERM; 128 + SIGPIPE where nobody reads its
+      output any more.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    return unless_pipe_is_closed(lambda: _main(argv))
+    termination = Termination()
+    with termination.watch():
+        return unless_pipe_is_closed(lambda: _main(argv, termination))
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], termination: Termination) -> int:
     out = None
     try:
         if argv and not argv[0].startswith("-"):
@@ -157,22 +171,27 @@ def _main(argv: list[str]) -> int:
             "results", f"{arguments.suite}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         )
         check_folder(out, "--out" if arguments.out else "The default --out")
-        _run(arguments, out)
+        _run(arguments, out, termination)
     except InputError as error:
-        kept = ""
-        if out is not None and (out / FILE_NAME).exists():
-            kept = f" Finished runs are kept; go on with: {_again(argv, out)}"
-        print(f"{_PROGRAM}: error: {' '.join(str(error).split())}{kept}", file=sys.stderr)  # noqa: T201
+        kept = "" if isinstance(error, PlaceError) else _kept(argv, out)
+        _say(f"{_PROGRAM}: error: {printable(' '.join(str(error).split()))}{kept}")
         return 2
-    except KeyboardInterrupt:
-        if argv[:1] and argv[0] in COMMANDS:
-            print(f"{_PROGRAM}: interrupted.", file=sys.stderr)  # noqa: T201
-            return 130
-        again = _again(argv, out)
-        message = f"{_PROGRAM}: interrupted. Finished runs are kept; go on with: {again}"
-        print(message, file=sys.stderr)  # noqa: T201
-        return 130
+    except (KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit):
+            if error.code != signal.SIGTERM:
+                raise
+            termination.came = True  # while Ray starts its own handler is there, which exits
+        word = "terminated" if termination.came else "interrupted"
+        _say(f"{_PROGRAM}: {word}.{_kept(argv, out)}")
+        return 128 + (signal.SIGTERM if termination.came else signal.SIGINT)
     return 0
+
+
+def _kept(argv: list[str], out: Path | None) -> str:
+    """What is kept of an evaluation that has begun, and how to go on, as a sentence; "" where nothing is."""
+    if out is None or not os.path.exists(out / FILE_NAME):  # noqa: PTH110 (False for too long a name)
+        return ""
+    return f" Finished runs are kept; go on with: {_again(argv, out)}"
 
 
 def _say(line: str) -> None:
@@ -182,7 +201,8 @@ def _say(line: str) -> None:
 def _again(argv: list[str], out: Path | None) -> str:
     # The default folder is named by the time: to go on, it must be given.
     has_out = any(word.split("=")[0] == "--out" for word in argv)
-    return shlex.join([_PROGRAM, *(argv if has_out or out is None else [*argv, "--out", str(out)])])
+    words = [_PROGRAM, *(argv if has_out or out is None else [*argv, "--out", str(out)])]
+    return " ".join(map(shell_quoted, words))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from eval_tasks.command_line import Parser, check_folder
+from eval_tasks.command_line import Parser, check_folder, check_name
 from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.report.commands import compare, report
 from eval_tasks.suites import SIZES, SUITES, make_suite
@@ -14,6 +14,7 @@ from mulo.errors import InputError
 from mulo.importers import KINDS
 from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.names import lookup
+from mulo.printing import shown
 
 _FIGURE_ENDINGS = (".png", ".svg", ".pdf")
 
@@ -60,7 +61,7 @@ def _coord_check(argv: Sequence[str]) -> int:
     title = settings.title(arguments.optimizer)
     print(f"{title}\n\n{check.table()}")  # noqa: T201
     draw_coordinate_check(check, title, path)
-    print(f"\nfigure: {path}")  # noqa: T201
+    print(f"\nfigure: {shown(path)}")  # noqa: T201
     return 0 if check.passed else 1
 
 
@@ -74,9 +75,10 @@ def _check_coord_check(arguments: argparse.Namespace, task: TaskName, path: Path
         if getattr(arguments, flag) < 1:
             name = flag.replace("_", "-")
             raise InputError(f"--{name} is {getattr(arguments, flag)}; wanted at least 1.")
-    if path.suffix.lower() not in _FIGURE_ENDINGS or path.is_dir():
+    check_name(path, "--out", "a file")
+    if path.suffix.lower() not in _FIGURE_ENDINGS or os.path.isdir(path):  # noqa: PTH112
         raise InputError(f"--out is {path}; wanted a file whose name ends in {', '.join(_FIGURE_ENDINGS)}.")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):  # noqa: PTH112
         raise InputError(f"--out is {path}; there is no folder {path.parent}: make it first.")
     check_folder(path.parent, "The folder of --out,")
 
@@ -149,10 +151,10 @@ def _import(argv: Sequence[str]) -> int:
     lookup(KINDS, arguments.kind, "kind of released theta")
     if is_hub_name(arguments.file):
         parse_hub_name(arguments.file)
-    elif not Path(arguments.file).exists():
-        raise InputError(f"{arguments.file}: no such file. Wanted a released theta.")
+    elif not os.path.lexists(arguments.file):
+        raise InputError(f"{shown(arguments.file)}: no such file. Wanted a released theta.")
     if os.path.lexists(arguments.out) and not arguments.overwrite:
-        raise InputError(f"{arguments.out}: exists already. Choose another name, or pass --overwrite.")
+        raise InputError(f"{shown(arguments.out)}: exists already. Choose another name, or pass --overwrite.")
 
     from mulo.checkpoint_file import save
     from mulo.importers.released import import_theta
@@ -161,7 +163,7 @@ def _import(argv: Sequence[str]) -> int:
     save(arguments.out, checkpoint, overwrite=arguments.overwrite)
     name, config = checkpoint.optimizer.name, checkpoint.optimizer.config()
     fields = ", ".join(f"{field}={value}" for field, value in config.items())
-    print(f"{arguments.out}: {name}({fields}), {checkpoint.parametrization}")  # noqa: T201
+    print(f"{shown(arguments.out)}: {name}({fields}), {checkpoint.parametrization}")  # noqa: T201
     return 0
 
 

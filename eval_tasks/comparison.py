@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from eval_tasks.aggregates import Interval, bootstrap_interval
-from eval_tasks.results import Point, Record, Results
+from eval_tasks.result_lines import Record
+from eval_tasks.results import Point, Results
 from mulo.errors import InputError
 from mulo.names import lookup
 

@@ -2,10 +2,8 @@
 
 import dataclasses
 import functools
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +14,19 @@ import optax
 
 from eval_tasks.baselines import BASELINES, DEFAULT_BASELINES, RELEASED, Baseline, make_baseline
 from eval_tasks.code_versions import code_version
+from eval_tasks.foreign_code import one_line_errors
+from eval_tasks.result_lines import MAX_TEXT
 from eval_tasks.sources import External, Learned, find_checkpoint, parse_source
 from eval_tasks.task import Task
 from eval_tasks.training import InnerOptimizer
 from eval_tasks.tuning import DEFAULT_CENTRE
+from eval_tasks.user_modules import import_user_module
 from mulo.checkpoint_file import Checkpoint, theta_digest
 from mulo.errors import InputError
 from mulo.importers.hub import is_hub_name, parse_hub_name
 from mulo.loading import load
 from mulo.optimizers.schedules import SCHEDULES
+from mulo.printing import printable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,7 +102,7 @@ class VariantState(NamedTuple):
 
 def _learned(source: Learned, checkpoint: Checkpoint, taken: Sequence[str]) -> Contender:
     optimizer, digest = checkpoint.optimizer, theta_digest(checkpoint.theta)
-    label = str(checkpoint.provenance.get("name") or _name_of(source.path))
+    label = printable(str(checkpoint.provenance.get("name") or _name_of(source.path)), MAX_TEXT)
     label += f"@{source.variant}" if source.variant else ""
     if label in taken:
         label = f"{label} ({digest[:6]})"
@@ -175,8 +177,9 @@ def _external(source: External) -> Contender:
             rate = {"learning_rate": setting["learning_rate"]} if needs_rate else {}
             made = function(**given, **rate)
             if not isinstance(made, optax.GradientTransformation):
+                kind = printable(type(made).__name__, 80)
                 raise InputError(
-                    f"{source.label} returned {type(made).__name__}; wanted an optax.GradientTransformation."
+                    f"{printable(source.label, 200)} returned {kind}; wanted an optax.GradientTransformation."
                 )
             return optax.with_extra_args_support(made)
 
@@ -189,7 +192,8 @@ def _external(source: External) -> Contender:
 
         return InnerOptimizer(init=init, update=update, evaluated_params=_averaged)
 
-    config = {"name": f"{source.module}.{source.function}", **code_version(source.module)}
+    with one_line_errors(f"{source.module}.{source.function} cannot be used"):
+        config = {"name": f"{source.module}.{source.function}", **code_version(source.module)}
     config["arguments"] = repr(sorted(source.arguments.items()))
     return Contender(
         label=source.label,
@@ -213,20 +217,14 @@ def _averaged(setting: Any, state: Any, params: Any) -> Any:
 
 
 def _import(source: External) -> tuple[Callable[..., Any], Mapping[str, inspect.Parameter]]:
-    sys.path.insert(0, str(Path.cwd()))  # a file of the user's, as with python -m
-    try:
-        function = getattr(importlib.import_module(source.module), source.function)
+    what = f"{source.module}.{source.function}"
+    with one_line_errors(f"{what} cannot be used"):
+        function = getattr(import_user_module(source.module), source.function)
         accepted = inspect.signature(function).parameters
-    except Exception as error:  # importing it runs whatever it holds
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"{source.module}.{source.function} cannot be used: {what}.") from error
-    finally:
-        sys.path.pop(0)
     takes_all = any(one.kind is inspect.Parameter.VAR_KEYWORD for one in accepted.values())
     unknown = [name for name in source.arguments if name not in accepted and not takes_all]
     if unknown:
         raise InputError(
-            f"{source.module}.{source.function} takes no argument {unknown[0]!r}; it takes "
-            f"{', '.join(accepted)}."
+            f"{what} takes no argument {unknown[0]!r}; it takes {', '.join(accepted) or 'none'}."
         )
     return function, accepted

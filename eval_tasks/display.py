@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from mulo.printing import printable
+
 if TYPE_CHECKING:
     from eval_tasks.costs import Cost
     from eval_tasks.evaluation import Advance
@@ -27,6 +29,7 @@ class Display:
         self._total, self._done = total, 0
         self._made = self._found = 0.0  # estimated seconds of the runs made and found
         self._began = self._shown = time.monotonic()
+        self._first = True  # nothing has been said of compilation
         self._progress = Progress(
             MofNCompleteColumn(),
             BarColumn(),
@@ -52,6 +55,14 @@ class Display:
         """One line."""
         self._console.print(message, markup=False)
 
+    def compiling(self, message: str) -> None:
+        """Says that something is compiled: nothing else is to be seen of it."""
+        self._progress.update(self._bar, description=message)
+        now = time.monotonic()
+        if not self._console.is_terminal and (self._first or now - self._shown >= _SECONDS_BETWEEN_LINES):
+            self._shown, self._first = now, False
+            self.say(message)
+
     def advance(self, advance: "Advance") -> None:
         """Counts finished runs."""
         self._done += advance.runs
@@ -59,7 +70,7 @@ class Display:
             self._found += advance.seconds
         else:
             self._made += advance.seconds
-        words = f"{advance.words}{self._time_left()}"
+        words = f"{printable(advance.words)}{self._time_left()}"
         self._progress.update(self._bar, completed=self._done, description=words)
         now = time.monotonic()
         if self._console.is_terminal or now - self._shown < _SECONDS_BETWEEN_LINES:

@@ -18,7 +18,8 @@ from eval_tasks.execution import (
     check_step,
     errors_of_others,
 )
-from eval_tasks.runs import SCHEMA, Place, Record, ResultStore, Run
+from eval_tasks.result_lines import SCHEMA, Record
+from eval_tasks.runs import Place, ResultStore, Run
 from eval_tasks.software import software_versions
 from eval_tasks.suites import Point, Series, Suite
 from eval_tasks.task import make_task

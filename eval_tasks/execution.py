@@ -14,6 +14,7 @@ import numpy as np
 
 from eval_tasks.contenders import Contender
 from eval_tasks.data.source import Source
+from eval_tasks.foreign_code import one_line_errors
 from eval_tasks.models import MODELS
 from eval_tasks.objectives import OBJECTIVES
 from eval_tasks.runs import Run
@@ -22,6 +23,7 @@ from eval_tasks.suites import Point
 from eval_tasks.task import Task, make_task
 from eval_tasks.training import InnerOptimizer, Outcome, Trained, make_programs
 from mulo.errors import InputError
+from mulo.printing import printable
 
 RUNS_PER_CALL = 3  # fixed, because the number of runs in one call changes their last bits
 MAX_POINTS = 200  # of a stored loss curve
@@ -54,10 +56,14 @@ class Executor(Protocol):
 
 
 class LocalExecutor:
-    """Does one after the other in this process, and keeps what it has compiled."""
+    """Does one after the other in this process, and keeps what it has compiled.
 
-    def __init__(self):
-        self.platform = jax.default_backend()
+    Args:
+      notify: told, in a line, what is being compiled: that takes from seconds to minutes.
+    """
+
+    def __init__(self, notify: Callable[[str], None] = lambda _: None):
+        self.platform, self._notify = jax.default_backend(), notify
         self._tasks: dict[tuple[str, str, int], Task] = {}
         self._programs: dict[tuple[Any, ...], _Program] = {}
 
@@ -105,6 +111,7 @@ class LocalExecutor:
         contender, point = work.contender, work.point
         name = (point, work.base_width, contender.parametrization, contender.program)
         if name not in self._programs:
+            self._notify(f"compiling {printable(contender.label, 120)}, {point.task}")
             task = self._task(work)
             optimizer = contender.make(task, point.num_steps)
             train, judge = make_programs(
@@ -137,18 +144,11 @@ class _Program:
     facts: Mapping[str, Any]
 
 
-@contextlib.contextmanager
-def errors_of_others(contender: Contender, point: Point) -> Iterator[None]:
+def errors_of_others(contender: Contender, point: Point) -> contextlib.AbstractContextManager[None]:
     """Says in one line what goes wrong in the code of others. Errors in ours keep their traceback."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:
-        if not contender.is_external:
-            raise
-        what = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise InputError(f"{contender.label} fails on {point.task}: {what[:400]}") from error
+    if not contender.is_external:
+        return contextlib.nullcontext()
+    return one_line_errors(f"{contender.label} fails on {point.task}")
 
 
 @contextlib.contextmanager
@@ -165,16 +165,25 @@ def _memory_errors(work: Work) -> Iterator[None]:
 
 
 def check_step(contender: Contender, task: Task, num_steps: int) -> None:
-    """Traces one update of an optimizer, without computing it; raises what it raises."""
+    """Traces one update of an optimizer, without computing it; raises what it raises.
+
+    Raises:
+      ValueError: the updates are not like the parameters, or the state changes its form.
+    """
     optimizer = contender.make(task, num_steps)
     setting = jax.tree.map(lambda x: x[0], contender.make_setting([0.1]))
 
     def step(key: jax.Array) -> Any:
         params = task.init(key)
         state = optimizer.init(setting, params, num_steps)
-        return optimizer.update(setting, state, params, params, jnp.float32(0.0))
+        updates, after = optimizer.update(setting, state, params, params, jnp.float32(0.0))
+        return params, updates, state, after
 
-    jax.eval_shape(step, jax.random.key(0))
+    params, updates, before, after = jax.eval_shape(step, jax.random.key(0))
+    for what, one, other in (("updates", updates, params), ("state", after, before)):
+        if jax.tree.map(jnp.shape, one) != jax.tree.map(jnp.shape, other):
+            wanted = "of the shapes of the parameters" if what == "updates" else "as it was before the update"
+            raise ValueError(f"its {what} after an update are not {wanted}")
 
 
 def _facts(task: Task, optimizer: InnerOptimizer, setting: Any, num_steps: int) -> dict[str, Any]:

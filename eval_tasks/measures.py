@@ -16,7 +16,8 @@ from eval_tasks.aggregates import (
     speed_up,
     task_interval,
 )
-from eval_tasks.results import Point, Record, Results, part_name
+from eval_tasks.result_lines import Record
+from eval_tasks.results import Point, Results, part_name
 from mulo.names import lookup
 
 ADAM_LABELS = ("adamw-oracle", "muadamw", "adamw")

@@ -7,12 +7,14 @@ from eval_tasks.data import find_data_set
 from eval_tasks.models import DEFAULT_HEADS, MODELS
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.printing import quoted
 
 _FORM = re.compile(
     r"(?P<model>[^_]*?)-w(?P<width>[^_]*?)-d(?P<depth>[^_]*?)(?:-h(?P<heads>[^_]*?))?"
     r"(?:-r(?P<residual>[^_]*?))?_(?P<data_set>.*)"
 )
 _LARGEST = 1_000_000
+_MAX_LENGTH = 300  # characters of a task's name
 RESIDUALS = ("sqrt", "linear")
 """How residual branches may be scaled with depth: as in `mulo.mup.residual_multiplier`."""
 
@@ -109,11 +111,13 @@ def parse_task_name(name: str) -> TaskName:
     >>> parse_task_name("vit-w8-d2-h2-rlinear_digits")
     TaskName(model='vit', width=8, depth=2, data_set='digits', heads=2, residual='linear')
     """
-    match = _FORM.fullmatch(name)
+    # The form can be tried in as many ways as a name has dashes, so names are of bounded length.
+    match = _FORM.fullmatch(name) if len(name) <= _MAX_LENGTH else None
     if match is None:
         raise InputError(
-            f"{name!r} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example mlp-w32-d2_digits, "
-            "or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or with -rsqrt or -rlinear before the underscore."
+            f"{quoted(name)} is no task name; wanted MODEL-wWIDTH-dDEPTH_DATASET, for example "
+            "mlp-w32-d2_digits, or MODEL-wWIDTH-dDEPTH-hHEADS_DATASET, or with -rsqrt or -rlinear before the "
+            "underscore."
         )
     sizes = {}
     for field in ("width", "depth", "heads"):
@@ -122,8 +126,8 @@ def parse_task_name(name: str) -> TaskName:
         # No sign, no leading zero: each task has exactly one name.
         if not re.fullmatch(r"[1-9][0-9]{0,6}", match[field], re.ASCII):
             raise InputError(
-                f"The {_NOUNS[field]} in task name {name!r} is {match[field]!r}; wanted a whole number from "
-                f"1 to {_LARGEST}."
+                f"The {_NOUNS[field]} in task name {quoted(name)} is {quoted(match[field])}; wanted a whole "
+                f"number from 1 to {_LARGEST}."
             )
         sizes[field] = int(match[field])
     return TaskName(model=match["model"], data_set=match["data_set"], residual=match["residual"], **sizes)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from eval_tasks.foreign_code import one_line_errors
 from eval_tasks.names import parse_task_name
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.printing import quoted
 
 GROUP = "mulo.tasks"
 
@@ -44,12 +46,17 @@ def load_plugin(name: str) -> tuple[Callable[[str, str], Any], str]:
       InputError: no package offers it, or the package cannot be imported.
     """
     entry_point = _entry_point(name)
-    try:
-        return entry_point.load(), name.partition(":")[2]
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"Task {name!r} is offered by {entry_point.value}, which fails: {error}.") from error
+    with one_line_errors(f"Task {quoted(name)} is offered by {entry_point.value}, which fails"):
+        function = entry_point.load()
+    if not callable(function):
+        raise InputError(
+            f"Task {quoted(name)} is offered by {entry_point.value}, which is a {type(function).__name__}; "
+            "wanted a function."
+        )
+    return function, name.partition(":")[2]
 
 
 def _entry_point(name: str) -> EntryPoint:
-    offered: Mapping[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
+    with one_line_errors("What the installed packages say of themselves cannot be read"):
+        offered: Mapping[str, EntryPoint] = {point.name: point for point in entry_points(group=GROUP)}
     return lookup(offered, name.partition(":")[0], f"task of an installed package ({GROUP})")

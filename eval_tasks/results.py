@@ -8,94 +8,19 @@ import hashlib
 import itertools
 import json
 import math
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from eval_tasks.result_lines import Record, parse_line
 from mulo.errors import InputError
+from mulo.printing import shown
+from mulo.safe_files import open_file
 
-SCHEMA = 2
 FILE_NAME = "results.jsonl"
-PURPOSES = ("evaluate", "tune")
-MAX_TEXT = 120  # characters of a name that are kept
 _MAX_LISTED = 6  # line numbers or places in one note
-
-Record = Mapping[str, Any]
-"""One finished run: all of `FIELDS`, checked; those that a line did not give have their default."""
-
-
-class Field(NamedTuple):
-    """A field of a line."""
-
-    kind: str  # a key of `_KINDS`, perhaps followed by " or null"
-    required: bool = False
-    default: Any = None
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # a whole number beyond any float
-        return False
-
-
-_KINDS: Mapping[str, Callable[[Any], bool]] = {
-    "string": lambda value: isinstance(value, str),
-    "whole number": lambda value: isinstance(value, int) and _is_number(value) and value >= 0,
-    "number": _is_number,
-    "number or string": lambda value: _is_number(value) or isinstance(value, str),
-    "boolean": lambda value: isinstance(value, bool),
-    "object": lambda value: isinstance(value, dict),
-}
-
-FIELDS: Mapping[str, Field] = {
-    "schema": Field("whole number", required=True),
-    "key": Field("string", required=True),
-    "suite": Field("string", required=True),
-    "size": Field("string", required=True),
-    "series": Field("string", required=True),
-    "axis": Field("string", required=True),
-    "value": Field("number or string", required=True),
-    "base_value": Field("number or string or null"),
-    "num_seeds": Field("whole number", required=True),
-    "optimizer": Field("string", required=True),
-    "optimizer_config": Field("object", default={}),
-    "tuned_at": Field("string", default=""),
-    "parametrization": Field("string", default=""),
-    "learning_rate": Field("number or null"),
-    "purpose": Field("string", required=True),
-    "task": Field("string", required=True),
-    "width": Field("whole number or null"),
-    "depth": Field("whole number or null"),
-    "seed": Field("whole number", required=True),
-    "num_steps": Field("whole number", required=True),
-    "batch_size": Field("whole number or null"),
-    "data_digest": Field("string", default=""),
-    "data": Field("object", default={}),
-    "jax_version": Field("string", default=""),
-    "software": Field("object", default={}),
-    "platform": Field("string", default=""),
-    "runs_per_call": Field("whole number or null"),
-    "suite_changes": Field("string", default=""),
-    "device": Field("string", default=""),
-    "unit": Field("string", required=True),
-    "guessing_loss": Field("number or null"),
-    "final_loss": Field("number or null", required=True),
-    "tail_loss": Field("number or null"),
-    "mean_loss": Field("number or null"),
-    "validation_loss": Field("number or null"),
-    "validation_accuracy": Field("number or null"),
-    "diverged": Field("boolean", required=True),
-    "losses": Field("object", default={"steps": [], "values": []}),
-    "step_seconds": Field("number", default=0.0),
-    "state_bytes": Field("whole number or null"),
-    "params_bytes": Field("whole number or null"),
-    "wall_seconds": Field("number", default=0.0),
-    "versions": Field("object", default={}),
-    "provenance": Field("object or null"),
-}
-"""The fields of a line, in the order in which `mulo-eval` writes them."""
 
 
 class Point(NamedTuple):
@@ -194,15 +119,17 @@ def read_results(sources: Sequence[Path]) -> Results:
 
 
 def _read_file(source: Path) -> tuple[File, list[Record], list[str]]:
-    path = source / FILE_NAME if source.is_dir() else source
-    if source.is_dir() and not path.exists():
+    is_folder = os.path.isdir(source)  # noqa: PTH112 (False for too long a name)
+    path = source / FILE_NAME if is_folder else source
+    if is_folder and not os.path.lexists(path):
         raise InputError(
-            f"{source} is a folder without {FILE_NAME}; wanted one that has it, or files: DIR/*.jsonl."
+            f"{shown(source)} is a folder without {FILE_NAME}; wanted one that has it, or files: DIR/*.jsonl."
         )
     try:
-        content = path.read_bytes()
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+            content = file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror}.") from error
     records: list[Record] = []
     faults: dict[str, list[int]] = defaultdict(list)
     lines = content.splitlines()
@@ -213,8 +140,10 @@ def _read_file(source: Path) -> tuple[File, list[Record], list[str]]:
             records.append(parse_line(line))
         except InputError as error:
             faults[str(error)].append(number)
-    notes = [f"{path}: {_listed('line', numbers)} left out: {fault}." for fault, numbers in faults.items()]
-    file = File(str(path), hashlib.sha256(content).hexdigest(), len(lines), len(records))
+    notes = [
+        f"{shown(path)}: {_listed('line', numbers)} left out: {fault}." for fault, numbers in faults.items()
+    ]
+    file = File(shown(path), hashlib.sha256(content).hexdigest(), len(lines), len(records))
     return file, records, notes
 
 
@@ -225,81 +154,6 @@ def _listed(what: str, items: Sequence[Any]) -> str:
         texts.append(f"{len(items) - _MAX_LISTED} more")
     what = f"{what} " if len(texts) == 1 else f"{what}s "
     return what + (texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}")
-
-
-def parse_line(line: bytes | str) -> Record:
-    """One line of a results file, checked.
-
-    Raises:
-      InputError: it is not a finished run of schema 2; the message is a clause, without a full stop.
-
-    >>> parse_line('{"schema": 1}')
-    Traceback (most recent call last):
-    mulo.errors.InputError: schema 1, wanted 2
-    """
-    try:
-        found = json.loads(line, parse_constant=lambda _: None)  # NaN and Infinity, which are no JSON
-    except (ValueError, RecursionError) as error:
-        raise InputError("not a whole line of JSON") from error
-    if not isinstance(found, dict):
-        raise InputError("not a JSON object")
-    if found.get("schema") != SCHEMA:
-        given = f"schema {_shown(found['schema'])}" if "schema" in found else "no schema is given"
-        raise InputError(f"{given}, wanted {SCHEMA}")
-    record = {name: _take(found, name, field) for name, field in FIELDS.items()}
-    record["losses"] = _curve(record["losses"])
-    if record["purpose"] not in PURPOSES:
-        raise InputError(f"purpose is {_shown(record['purpose'])}, wanted {' or '.join(PURPOSES)}")
-    record["device"] = record["device"] or str(record["versions"].get("device", ""))
-    if record["num_steps"] < 1:
-        raise InputError("num_steps is 0, wanted at least 1")
-    if record["diverged"]:
-        record.update(final_loss=None, mean_loss=None, validation_loss=None, validation_accuracy=None)
-    elif record["final_loss"] is None:
-        raise InputError("final_loss is null though diverged is false")
-    return record
-
-
-def _take(found: Mapping[str, Any], name: str, field: Field) -> Any:
-    if name not in found:
-        if field.required:
-            raise InputError(f"the field {name!r} is missing")
-        return field.default
-    value = found[name]
-    kind = field.kind.removesuffix(" or null")
-    if value is None and kind != field.kind:
-        return None
-    if not _KINDS[kind](value):
-        raise InputError(f"{name} is {_shown(value)}, wanted {_with_article(field.kind)}")
-    return _clean(value) if isinstance(value, str) else value
-
-
-def _with_article(kind: str) -> str:
-    return f"an {kind}" if kind.startswith("object") else f"a {kind}"
-
-
-def _clean(text: str) -> str:
-    """Without what would control a terminal, and of bounded length: labels are foreign input."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text)
-    return shown if len(shown) <= MAX_TEXT else shown[: MAX_TEXT - 1] + "…"
-
-
-def _shown(value: Any) -> str:
-    return _clean(json.dumps(value))[:40]
-
-
-def _curve(losses: Mapping[str, Any]) -> Mapping[str, list]:
-    steps, values = losses.get("steps"), losses.get("values")
-    is_curve = (
-        isinstance(steps, list)
-        and isinstance(values, list)
-        and len(steps) == len(values)
-        and all(_is_number(step) for step in steps)
-        and all(earlier < later for earlier, later in itertools.pairwise(steps))
-    )
-    if not is_curve:
-        raise InputError("losses is not two lists of equal length, steps (rising) and values")
-    return {"steps": steps, "values": [value if _is_number(value) else None for value in values]}
 
 
 def _point(record: Record) -> Point:
@@ -387,6 +241,26 @@ def _mixtures(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str
     ]
 
 
+def _missing_labels(
+    cells: Mapping[Point, Mapping[str, Sequence[Record]]], labels: Mapping[str, Iterable[str]]
+) -> list[str]:
+    """One note for each optimizer that has no runs somewhere; of many places the first are named."""
+    points = defaultdict(list)
+    for point in cells:
+        points[point.part].append(point)
+    counts = Counter((point.part, label) for point, row in cells.items() for label in row)
+    notes = []
+    for part, there in points.items():
+        for label in labels[part]:
+            num_missing = len(there) - counts[part, label]
+            gaps = (str(point) for point in there if label not in cells[point])
+            places = list(itertools.islice(gaps, _MAX_LISTED if num_missing > _MAX_LISTED else num_missing))
+            if num_missing:
+                more = f" and {num_missing - len(places)} more places" if num_missing > len(places) else ""
+                notes.append(f"{part}: {label} has no runs for {', '.join(places)}{more}.")
+    return notes
+
+
 def _mixed(found: Mapping[str, set[str]]) -> list[str]:
     return [label for label, values in found.items() if len(values) > 1]
 
@@ -410,15 +284,12 @@ def _gaps(cells: Mapping[Point, Mapping[str, Sequence[Record]]]) -> list[str]:
         for label, runs in row.items():
             labels[point.part][label] = True
             seeds[point.part].update(record["seed"] for record in runs)
-    notes = []
+    notes = _missing_labels(cells, labels)
     for point, row in cells.items():
         part = point.part
-        for label in labels[part]:
-            if label not in row:
-                notes.append(f"{part}: {label} has no runs for {point}.")
-                continue
-            have = {record["seed"] for record in row[label]}
-            wanted = max(record["num_seeds"] for record in row[label])
+        for label, runs in row.items():
+            have = {record["seed"] for record in runs}
+            wanted = max(record["num_seeds"] for record in runs)
             if len(have) < wanted:
                 missing = sorted(seeds[part] - have)[: wanted - len(have)]
                 which = f" (missing: {_listed('seed', missing)})" if missing else ""

@@ -1,5 +1,6 @@
 """A run's identity, and the store of finished runs: JSON lines, one a run."""
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -11,15 +12,18 @@ from types import TracebackType
 from typing import IO, Any
 
 from eval_tasks.command_line import check_folder
+from eval_tasks.result_lines import Record, parse_line
+from eval_tasks.results import FILE_NAME
 from mulo.errors import InputError
+from mulo.plain_json import parse_json
+from mulo.printing import shown
+from mulo.safe_files import open_file
 
-Record = Mapping[str, Any]
-SCHEMA = 2
-"""Of the lines of a results file; what they hold is in docs/results-schema.md."""
-
-FILE_NAME = "results.jsonl"
 _PLACE = ("suite", "size", "series", "value", "optimizer", "purpose")
-_FIELDS = ("key", *_PLACE, "seed", "final_loss", "diverged")
+
+
+class PlaceError(InputError):
+    """The results file is not where it was any more."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +73,9 @@ class Place:
 class ResultStore:
     """The finished runs of one folder. Lines are only ever added, by one process at a time: close it.
 
+    The file is held open: what is written goes into the file that was read and locked, also where its folder
+    has been renamed since, and another one stands in its place.
+
     Args:
       folder: where `results.jsonl` is or will be; made with the first record.
       notify: told, in a line, when an unfinished last line is dropped.
@@ -84,17 +91,15 @@ class ResultStore:
         self._newest: dict[tuple[str, ...], str] = {}  # key of the last line of a seed at a place
         self._usable_bytes: int | None = None  # where a torn last line begins
         self._ends_open = False  # the last line is whole, but for its end
-        self._lock: IO[bytes] | None = None
-        if not self.path.exists():
-            check_folder(folder)
+        self._file: IO[bytes] | None = None
+        check_folder(folder)
         try:
-            if self.path.exists():
-                self._take_lock()
-            content = self.path.read_bytes() if self.path.exists() else b""
+            if os.path.lexists(self.path):
+                self._open()
+                self._read(self._file.read(), notify)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be read: {error.strerror}.") from error
-        try:
-            self._read(content, notify)
+            self.close()
+            raise InputError(f"{shown(self.path)} cannot be read: {error.strerror}.") from error
         except InputError:
             self.close()
             raise
@@ -104,44 +109,57 @@ class ResultStore:
         if torn and _is_whole(torn):
             self._ends_open = True
             lines, torn = [*lines, torn], b""
+        where = shown(self.path)
         if torn:
             # A file of something else is not touched.
             if torn[:2] != b'{"'[: len(torn)]:
-                raise InputError(f"{self.path} is not a results file of mulo-eval; choose another --out.")
+                raise InputError(f"{where} is not a results file of mulo-eval; choose another --out.")
             self._usable_bytes = len(content) - len(torn)
-            notify(f"{self.path}: the last line is unfinished and is dropped; its run is done again.")
+            notify(f"{where}: the last line is unfinished and is dropped; its run is done again.")
         for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
             try:
-                record = json.loads(line)
-                missing = [field for field in _FIELDS if field not in record]
-            except (ValueError, TypeError):
-                missing = ["key"]
-            if not missing and record.get("schema") != SCHEMA:
+                parse_line(line)
+            except InputError as error:
                 raise InputError(
-                    f"{self.path}, line {number}, is of schema {record.get('schema', 1)}; this mulo writes "
-                    f"schema {SCHEMA}. Choose another --out."
-                )
-            if missing:
-                raise InputError(
-                    f"{self.path}, line {number}, is not a result of mulo-eval: it has no {missing[0]!r}. "
-                    "Remove the line, or choose another --out."
-                )
-            self._keep(record)
+                    f"{where}, line {number}, is not a result of mulo-eval: {error}. Remove the line, or "
+                    "choose another --out."
+                ) from error
+            self._keep(json.loads(line))
 
-    def _take_lock(self) -> None:
-        """Keeps others from writing while this store is open; a disk without locks is written anyway."""
-        if self._lock is not None:
+    def _open(self) -> None:
+        """Opens the file and keeps others from writing; a disk without locks is written anyway."""
+        if self._file is not None:
             return
-        self._lock = self.path.open("ab")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.fdopen(open_file(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "a+b")
+        self._file.seek(0)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self._lock.close()
             raise InputError(
-                f"{self.path} is being written by another mulo-eval. Wait for it, or choose another --out."
+                f"{shown(self.path)} is being written by another mulo-eval. Wait for it, or choose another "
+                "--out."
             ) from error
         except OSError:
             return
+
+    def check_place(self) -> None:
+        """Refuses to go on where the file is not the one at its path any more.
+
+        Raises:
+          InputError: it has been moved, replaced or removed.
+        """
+        if self._file is None:
+            return
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), os.lstat(self.path)):
+                return
+        raise PlaceError(
+            f"{shown(self.path)} is not the file any more that this evaluation writes: it was moved, "
+            "replaced or removed. Finished runs are in the moved one; give its folder as --out to go on."
+        )
 
     def __enter__(self) -> "ResultStore":
         return self
@@ -154,9 +172,9 @@ class ResultStore:
 
     def close(self) -> None:
         """Lets others write."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _keep(self, record: Record) -> None:
         self._records[record["key"]] = record
@@ -189,25 +207,25 @@ class ResultStore:
         """
         line = json.dumps(record, allow_nan=False) + "\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._take_lock()
+            self._open()
+            descriptor = self._file.fileno()
             if self._usable_bytes is not None:
-                os.truncate(self.path, self._usable_bytes)
+                os.ftruncate(descriptor, self._usable_bytes)
                 self._usable_bytes = None
             if self._ends_open:
                 line, self._ends_open = "\n" + line, False
-            with self.path.open("a") as file:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
+            self._file.write(line.encode())
+            self._file.flush()
+            os.fsync(descriptor)
         except OSError as error:
-            raise InputError(f"{self.path} cannot be written: {error.strerror}.") from error
+            raise InputError(f"{shown(self.path)} cannot be written: {error.strerror}.") from error
         self._keep(json.loads(line))
+        self.check_place()
 
 
 def _is_whole(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

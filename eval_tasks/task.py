@@ -9,14 +9,17 @@ import jax.numpy as jnp
 
 from eval_tasks.data import load_data
 from eval_tasks.data.source import draw_batch
+from eval_tasks.foreign_code import one_line_errors
 from eval_tasks.models import MODELS, make_model
 from eval_tasks.models.parametrization import PARAMETRIZATIONS, Model
 from eval_tasks.names import TaskName, parse_task_name
 from eval_tasks.objectives import OBJECTIVES, Objective
+from eval_tasks.plugin_checks import check_plugin_task
 from eval_tasks.plugins import is_plugin_task, load_plugin
 from mulo.errors import InputError
 from mulo.mup import STANDARD, Leaf, MuP, infer, residual_lr_multiplier
 from mulo.names import lookup
+from mulo.printing import quoted
 
 DrawBatch = Callable[[Any, str, jax.Array, int], Any]
 """source, "train" or "validation", key, batch size -> batch; pure, for use inside jit."""
@@ -128,11 +131,13 @@ def infer_roles(task: Task) -> MuP:
 
 def _make_plugin_task(name: str, parametrization: str) -> Task:
     make, argument = load_plugin(name)
-    task = make(argument, parametrization)
-    if not isinstance(task, Task):
-        raise InputError(
-            f"The function of task {name!r} returned {type(task).__name__}; wanted eval_tasks.Task."
-        )
+    what = f"The function of task {quoted(name)}"
+    with one_line_errors(f"{what} fails"):
+        task = make(argument, parametrization)
+        is_task = isinstance(task, Task)
+    if not is_task:
+        raise InputError(f"{what} returned {quoted(task)}; wanted eval_tasks.Task.")
+    check_plugin_task(task, f"Task {quoted(name)}", parametrization)
     return dataclasses.replace(task, name=name)
 
 

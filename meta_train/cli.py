@@ -18,8 +18,10 @@ from meta_train.errors import StoppedError
 from meta_train.executors.clusters import open_cluster
 from meta_train.executors.options import WorkerOptions
 from meta_train.presets import FIRST_PRESETS, PRESETS
+from meta_train.run_directory import RunDirectory, refuse_existing
 from mulo.errors import InputError
 from mulo.names import lookup
+from mulo.printing import printable
 
 _PROGRAM = "mulo-meta-train"
 _EPILOG = """\
@@ -130,11 +132,7 @@ def _run(argv: Sequence[str]) -> int:
         name = preset if arguments.config is None else arguments.config.stem
         out = arguments.out or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
         check_folder(out, wanted="a folder that is not there yet")
-        if out.exists():
-            raise InputError(
-                f"{out} exists already and is not overwritten. If it is a run, go on with it by --resume "
-                f"{out}, else give another --out."
-            )
+        refuse_existing(out)
         outcome = _train(arguments, config, out)
     return 0 if outcome.signal_number is None else 128 + outcome.signal_number
 
@@ -147,8 +145,7 @@ def _check_resume(arguments: argparse.Namespace) -> None:
             f"--{given[0].replace('_', '-')} cannot be changed with --resume: a run goes on with the "
             "configuration that it was started with. Leave it out, or start a new run with --out."
         )
-    if not (arguments.resume / "config.json").exists():
-        raise InputError(f"{arguments.resume} is not a run: it has no config.json. Start one with --out.")
+    RunDirectory.open(arguments.resume)
 
 
 def _options(arguments: argparse.Namespace, workers: WorkerOptions | None) -> Any:
@@ -194,12 +191,9 @@ def _main(argv: list[str]) -> int:
         if argv and not argv[0].startswith("-"):
             return lookup({**COMMANDS, "config": None}, argv[0], "command")(argv[1:])
         return _run(argv)
-    except InputError as error:
-        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except StoppedError as error:
-        print(f"{_PROGRAM}: error: {error}", file=sys.stderr)  # noqa: T201
-        return 1
+    except (InputError, StoppedError) as error:
+        print(printable(f"{_PROGRAM}: error: {error}"), file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: stopped at once; --resume goes on from the last checkpoint.", file=sys.stderr)  # noqa: T201
         return 130

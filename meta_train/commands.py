@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from eval_tasks.command_line import Parser
-from mulo.errors import InputError
+from meta_train.run_directory import RunDirectory
+from mulo.printing import printable
 
 
 def _make_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -18,15 +19,13 @@ def _make_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 def _digest(argv: Sequence[str]) -> int:
     arguments = _make_parser("digest", "Prints the SHA-256 of a run's theta.").parse_args(argv)
-    if not (arguments.run / "config.json").exists():
-        raise InputError(f"{arguments.run} is not a run: it has no config.json.")
+    run, config = RunDirectory.open(arguments.run)
 
-    from meta_train.run_directory import RunDirectory
     from meta_train.saving import newest_theta
     from mulo.checkpoint_file import theta_digest
 
-    meta_step, theta = newest_theta(*RunDirectory.open(arguments.run))
-    print(f"theta of {arguments.run} after {meta_step} meta-steps:")  # noqa: T201
+    meta_step, theta = newest_theta(run, config)
+    print(printable(f"theta of {arguments.run} after {meta_step} meta-steps:"))  # noqa: T201
     print(theta_digest(theta))  # noqa: T201
     return 0
 

@@ -12,6 +12,7 @@ from mulo.errors import InputError
 from mulo.names import lookup
 from mulo.optimizers import OPTIMIZERS
 from mulo.optimizers.descriptions import FIELDS, MAX_SIZE, PARTS
+from mulo.printing import printable
 
 PARAMETRIZATIONS = {"mup": "maximal update parametrization", "sp": "standard parametrization"}
 META_OBJECTIVES = {
@@ -290,8 +291,11 @@ class MetaTrainConfig:
             return cls(**{**fields, "tasks": tuple(fields["tasks"]), **lists})
         except InputError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"{where} is not a configuration of this version of mulo: {error}") from error
+        except RecursionError as error:
+            raise InputError(f"{where} is not a configuration: it is nested too deeply.") from error
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            what = printable(str(error))[:300]
+            raise InputError(f"{where} is not a configuration of this version of mulo: {what}") from error
 
     def digest(self) -> str:
         """SHA-256 of the fields, hexadecimal."""

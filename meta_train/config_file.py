@@ -11,6 +11,7 @@ from meta_train.presets import PRESETS
 from mulo.errors import InputError
 from mulo.names import lookup
 
+_MAX_BYTES = 2**20
 _FIELDS = {field.name: field for field in dataclasses.fields(MetaTrainConfig)}
 
 
@@ -21,9 +22,11 @@ def read_config_file(path: Path) -> tuple[str | None, dict[str, Any]]:
       InputError: the file cannot be read, is not TOML, has an unknown key or a value of a wrong type.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(_read(path).decode())
     except OSError as error:
         raise InputError(f"--config {path} cannot be read: {error.strerror}.") from error
+    except RecursionError as error:
+        raise InputError(f"--config {path} is no configuration: it is nested too deeply.") from error
     except ValueError as error:  # wrong TOML, or not UTF-8
         raise InputError(f"--config {path} is not TOML: {str(error).splitlines()[0]}.") from error
     preset = content.pop("preset", None)
@@ -37,6 +40,15 @@ def read_config_file(path: Path) -> tuple[str | None, dict[str, Any]]:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return preset, fields
+
+
+def _read(path: Path) -> bytes:
+    """At most a mebibyte, of a pipe too."""
+    with path.open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+    return content
 
 
 def to_toml(config: MetaTrainConfig) -> str:

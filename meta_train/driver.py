@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -24,8 +25,8 @@ from meta_train.meta_update import make_meta_update
 from meta_train.metrics import MetricsWriter
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer, build_programs, slot_shapes
 from meta_train.records import make_record
-from meta_train.resume_file import ResumeState, read_resume_file
-from meta_train.run_directory import RunDirectory
+from meta_train.resume_file import Identity, ResumeState, read_resume_file
+from meta_train.run_directory import RunDirectory, how_to_resume
 from meta_train.saving import Saver, storage_errors
 from meta_train.signals import StopRequest, stop_on_signals
 from meta_train.validation import Validator, better, is_due, no_best
@@ -127,11 +128,12 @@ def resume(out: Path, options: RunOptions | None = None, cluster: Cluster | None
         digest = initial_digest(initial)
         warnings: list[str] = []
         found = directory.read_newest(
-            lambda path: read_resume_file(path, config, programs, digest), warnings.append
+            lambda path, step: read_resume_file(path, Identity(config, step, digest), programs),
+            warnings.append,
         )
         meta_step, state = found or (0, _first_state(config, initial))
         with storage_errors(directory):
-            directory.cut_metrics(meta_step)
+            directory.cut_metrics(meta_step, warnings.append)
         validator = Validator(config) if config.validation_tasks else None
         work = _Work(config, directory, programs, options, cluster, validator, digest)
         return _train(work, state, meta_step, warnings)
@@ -151,11 +153,15 @@ class _Work(NamedTuple):
     def make_executor(self, say: Callable[[str], None], request: StopRequest) -> Executor:
         """Where the slots are advanced."""
         if self.cluster is None:
-            return LocalExecutor(self.config, self.programs)
+            return LocalExecutor(self.config, self.programs, say)
         assert self.options.workers is not None
+        say(
+            f"Starting {self.options.workers.num_workers} workers: each reads its data and compiles "
+            f"{len(self.programs)} programs, which may take minutes."
+        )
         return DistributedExecutor(
             self.config,
-            self.cluster.make_pool(self.config, self.directory.path / "workers"),
+            self.cluster.make_pool(self.config, self.directory.workers_path),
             self.options.workers,
             say=say,
             state_shapes=slot_shapes(self.config, self.programs),
@@ -170,14 +176,14 @@ class _Work(NamedTuple):
 
     def how_to_go_on(self) -> str:
         """The last sentence of every message with which a run ends early."""
-        return f"Go on with: mulo-meta-train --resume {self.directory.path}"
+        return f"Go on with: {how_to_resume(self.directory.path)}"
 
 
 def _train(work: _Work, state: ResumeState, first_meta_step: int, warnings: Sequence[str] = ()) -> RunOutcome:
     """Meta-steps from `first_meta_step` to the end or to a signal, then saves."""
     config, directory = work.config, work.directory
     board = directory.board_path
-    board = board if work.options.tensorboard or board.exists() else None
+    board = board if work.options.tensorboard or os.path.lexists(board) else None
     with (
         storage_errors(directory),
         Display(directory.log_path, config.meta_steps, first_meta_step) as display,
@@ -298,11 +304,14 @@ def _note(
     """Validates where it is due, and writes what is known of a meta-step."""
     record |= progress.executor.report()
     if is_due(work.config, meta_step):
+        if work.validator is not None and not work.validator.is_compiled:
+            progress.display.say(f"Compiling the validation on {len(work.config.validation_tasks)} tasks.")
         state, scores = _validate(work, state, meta_step)
         record |= scores
         progress.display.say(f"meta-step {meta_step}  validation score {scores['validation_score']:.4f}")
     if np.isfinite(state.best.score):
         record |= {"best_score": float(state.best.score), "best_meta_step": int(state.best.meta_step)}
+    work.directory.check(progress.display.say)
     progress.metrics.write(record)
     progress.display.step(meta_step, record)
     return state

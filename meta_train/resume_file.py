@@ -1,7 +1,6 @@
 """Everything that `--resume` needs, in one checkpoint file."""
 
 import os
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,14 +34,21 @@ class ResumeState(NamedTuple):
     history: History | None = None  # `None`: all slots are where theta is
 
 
-def write_resume_file(
-    path: Path, state: ResumeState, config: MetaTrainConfig, initial_digest: str = ""
-) -> None:
-    """Writes the state after some meta-steps; whole or not at all.
+class Identity(NamedTuple):
+    """What a checkpoint is of: it is in the file, whatever the file is called, and wherever it lies."""
 
-    `initial_digest` is of the theta that the run was given to begin with; "" = none was given.
-    """
-    header: dict[str, Any] = {"config_digest": config.digest(), "initial_theta_digest": initial_digest}
+    config: MetaTrainConfig
+    meta_step: int  # meta-steps that were made before it
+    initial_digest: str = ""  # of the theta that the run was given to begin with; "" = none was given
+
+
+def write_resume_file(path: str | os.PathLike[str], state: ResumeState, identity: Identity) -> None:
+    """Writes the state after some meta-steps; whole or not at all."""
+    header: dict[str, Any] = {
+        "config_digest": identity.config.digest(),
+        "initial_theta_digest": identity.initial_digest,
+        "meta_step": identity.meta_step,
+    }
     thetas: tuple[Theta, ...] = ()
     if state.history is not None:
         header["slot_meta_steps"] = list(state.history.meta_steps)
@@ -53,14 +59,15 @@ def write_resume_file(
 
 
 def read_resume_file(
-    path: Path, config: MetaTrainConfig, programs: dict[str, CompiledProgram], initial_digest: str = ""
+    path: str | os.PathLike[str], identity: Identity, programs: dict[str, CompiledProgram]
 ) -> ResumeState:
     """Reads what `write_resume_file` wrote.
 
     Raises:
-      CheckpointError: the file is damaged, belongs to another configuration, or its run began with another
-        theta; files of earlier versions do not say with which.
+      CheckpointError: the file is damaged, belongs to another configuration or meta-step, or its run began
+        with another theta; or it does not say so.
     """
+    config = identity.config
 
     def expected() -> ResumeState:
         theta = build_optimizer(config).init_theta(addressed_key(config.seed, "theta"))
@@ -75,10 +82,10 @@ def read_resume_file(
 
     wanted = jax.eval_shape(expected)
     theta_bytes = _num_bytes(wanted.theta)
-    header, body = _read(path, config, _num_bytes(wanted) + config.meta_steps * theta_bytes + _SLACK_BYTES)
-    if header.get("initial_theta_digest", initial_digest) != initial_digest:
+    header, body = _read(path, identity, _num_bytes(wanted) + config.meta_steps * theta_bytes + _SLACK_BYTES)
+    if header.get("initial_theta_digest") != identity.initial_digest:
         raise CheckpointError(f"{path} is of a run that began with another theta than its initial.mulo.")
-    meta_steps, with_state = _history_fields(path, header, config)
+    meta_steps, with_state = _history_fields(path, header, identity)
     thetas = {}
     if meta_steps is not None:
         thetas = body.pop("thetas", thetas)
@@ -89,43 +96,58 @@ def read_resume_file(
     if meta_steps is None:
         return state
     num_thetas = len(thetas) if isinstance(thetas, dict) else 0
-    if num_thetas < max(meta_steps) - min(meta_steps):
+    if num_thetas != identity.meta_step - min(meta_steps):
         raise CheckpointError(f"{path}: the thetas that its slots have seen are missing.")
     thetas = fit(thetas, (wanted.theta,) * num_thetas, f"{path}: thetas")
     return state._replace(history=History(meta_steps, thetas))
 
 
-def read_theta(path: Path, config: MetaTrainConfig) -> Theta:
-    """Reads theta alone from what `write_resume_file` wrote.
+def read_theta(path: str | os.PathLike[str], identity: Identity) -> Theta:
+    """Reads theta alone from what `write_resume_file` wrote, whatever its run began with.
 
     Raises:
-      CheckpointError: the file is damaged, or belongs to another configuration.
+      CheckpointError: the file is damaged, or belongs to another configuration or meta-step.
     """
     # How large the slots are is not known without their data. Reading takes twice the bytes of the file.
-    _, body = _read(path, config, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
-    expected = jax.eval_shape(build_optimizer(config).init_theta, jax.random.key(0))
+    _, body = _read(path, identity, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2)
+    expected = jax.eval_shape(build_optimizer(identity.config).init_theta, jax.random.key(0))
     return fit(body.get("theta"), expected, str(path))
 
 
-def _read(path: Path, config: MetaTrainConfig, max_bytes: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(
+    path: str | os.PathLike[str], identity: Identity, max_bytes: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
     header, body = read_file(path, kind=_KIND, max_bytes=max_bytes)
-    if header.get("config_digest") != config.digest():
+    if header.get("config_digest") != identity.config.digest():
         raise CheckpointError(f"{path} belongs to another configuration than the config.json of its run.")
+    meta_step = header.get("meta_step")
+    if type(meta_step) is not int:
+        raise CheckpointError(f"{path} does not say after which meta-step it was written.")
+    if meta_step != identity.meta_step:
+        raise CheckpointError(
+            f"{path} was written after meta-step {meta_step}, and its name says {identity.meta_step}; it was "
+            "renamed or copied."
+        )
+    if not 0 <= meta_step <= identity.config.meta_steps:
+        raise CheckpointError(
+            f"{path} is of meta-step {meta_step}, and the run ends with {identity.config.meta_steps}."
+        )
     return header, body
 
 
 def _history_fields(
-    path: Path, header: dict[str, Any], config: MetaTrainConfig
+    path: str | os.PathLike[str], header: dict[str, Any], identity: Identity
 ) -> tuple[tuple[int, ...] | None, list[bool]]:
     """The age of each slot's state, and whether there is one; `None` = all are where theta is."""
     if "slot_meta_steps" not in header:
         return None, []
     fields = header["slot_meta_steps"], header.get("slots_with_state")
+    num_slots = len(identity.config.slots())
     for values, kind in zip(fields, (int, bool), strict=True):
-        if not isinstance(values, list) or [type(value) for value in values] != [kind] * len(config.slots()):
+        if not isinstance(values, list) or [type(value) for value in values] != [kind] * num_slots:
             raise CheckpointError(f"{path}: its header does not say how old the state of each slot is.")
-    if not all(0 <= value <= config.meta_steps for value in fields[0]):
-        raise CheckpointError(f"{path}: its header has a slot that is beyond the last meta-step.")
+    if not all(0 <= value <= identity.meta_step for value in fields[0]):
+        raise CheckpointError(f"{path}: its header has a slot that is beyond its meta-step.")
     return tuple(fields[0]), fields[1]
 
 

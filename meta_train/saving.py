@@ -1,8 +1,8 @@
 """Checkpoints of a run, and the best theta beside them; and what happens when the disk does not take them."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +11,8 @@ from meta_train.config import MetaTrainConfig
 from meta_train.errors import StorageError
 from meta_train.executors.base import Executor
 from meta_train.export import export_theta
-from meta_train.resume_file import ResumeState, read_theta, write_resume_file
-from meta_train.run_directory import RunDirectory
+from meta_train.resume_file import Identity, ResumeState, read_theta, write_resume_file
+from meta_train.run_directory import RunDirectory, how_to_resume
 from mulo.errors import CheckpointError, InputError
 from mulo.loading import load
 from mulo.optimizers.base import Theta
@@ -32,7 +32,9 @@ class Saver(NamedTuple):
 
         Raises:
           CheckpointError: it cannot be written; the earlier ones are still there.
+          StorageError: the run's directory is not there any more, or is another process's.
         """
+        self.directory.check()
         self._write(state._replace(slot_states=list(self.executor.snapshot()), history=None), meta_step)
 
     def save_known(self, state: ResumeState, meta_step: int) -> None:
@@ -41,15 +43,17 @@ class Saver(NamedTuple):
         Raises:
           CheckpointError: as for `save`.
         """
+        self.directory.check()
         slot_states, history = self.executor.known_states(meta_step)
         self._write(state._replace(slot_states=slot_states, history=history), meta_step)
 
-    def export(self, path: Path, theta: Theta, meta_step: int, **provenance: Any) -> None:
+    def export(self, path: os.PathLike[str], theta: Theta, meta_step: int, **provenance: Any) -> None:
         """Writes theta after `meta_step` meta-steps as an optimizer, with where it came from.
 
         Raises:
           CheckpointError: it cannot be written.
         """
+        self.directory.check()
         if self.initial_digest:
             provenance["initial_theta_digest"] = self.initial_digest
         export_theta(
@@ -62,9 +66,10 @@ class Saver(NamedTuple):
         )
 
     def _write(self, state: ResumeState, meta_step: int) -> None:
-        write_resume_file(self.directory.checkpoint_path(meta_step), state, self.config, self.initial_digest)
+        identity = Identity(self.config, meta_step, self.initial_digest)
+        write_resume_file(self.directory.checkpoint_path(meta_step), state, identity)
         self._export_best(state)
-        self.directory.prune(self.keep)
+        self.directory.prune(self.keep, meta_step)
 
     def _export_best(self, state: ResumeState) -> None:
         """Writes the best theta so far, if there is one that is not written yet."""
@@ -82,6 +87,11 @@ class Saver(NamedTuple):
             return False
 
 
+def _reason(error: OSError) -> str:
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+    return f"{error.strerror or error}{where}."
+
+
 @contextmanager
 def storage_errors(directory: RunDirectory) -> Iterator[None]:
     """Around everything that writes to a run: what the disk refuses ends it in one line.
@@ -92,11 +102,11 @@ def storage_errors(directory: RunDirectory) -> Iterator[None]:
     try:
         yield
     except (OSError, CheckpointError) as error:
-        what = str(error) if isinstance(error, CheckpointError) else f"{error.strerror or error}."
+        what = str(error) if isinstance(error, CheckpointError) else _reason(error)
         newest = next(iter(directory.checkpoint_steps()), 0)
         raise StorageError(
             f"{directory.path} cannot be written: {what} When that is mended, go on from meta-step {newest} "
-            f"with: mulo-meta-train --resume {directory.path}"
+            f"with: {how_to_resume(directory.path)}"
         ) from error
 
 
@@ -107,9 +117,11 @@ def newest_theta(directory: RunDirectory, config: MetaTrainConfig) -> tuple[int,
       InputError: nothing has been saved yet.
       CheckpointError: what has been saved cannot be read.
     """
-    if directory.theta_path.exists():
+    if os.path.lexists(directory.theta_path):
         return config.meta_steps, load(directory.theta_path).theta
-    found = directory.read_newest(lambda path: read_theta(path, config), lambda _: None)
+    found = directory.read_newest(
+        lambda path, meta_step: read_theta(path, Identity(config, meta_step)), lambda _: None
+    )
     if found is None:
         raise InputError(
             f"{directory.path} has no checkpoint yet; they are written every few meta-steps and at the end."

@@ -45,6 +45,7 @@ class Validator:
         """
         tasks = build_tasks(config.validation_tasks, config.parametrization)
         self._runs, self._sources = {}, {}
+        self.is_compiled = False
         for name, task in tasks.items():
             self._sources[name], judge_held_out = judged_source(config, task.source)
             self._runs[name] = _make_runs(config, task, judge_held_out)
@@ -59,6 +60,7 @@ class Validator:
             name: np.asarray(runs(theta, self._sources[name], keys), np.float64)
             for (name, runs), keys in zip(self._runs.items(), self._keys, strict=True)
         }
+        self.is_compiled = True
         score = np.mean([np.log(losses + LOG_FLOOR).mean() for losses in final.values()])
         return float(score), {name: float(losses.mean()) for name, losses in final.items()}
 

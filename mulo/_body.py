@@ -17,6 +17,7 @@ import msgpack
 import numpy as np
 
 from mulo.errors import CheckpointError, InputError
+from mulo.printing import quoted
 
 MAX_DEPTH = 16
 MAX_ENTRIES = 100_000
@@ -33,14 +34,6 @@ DTYPES = {
     )
 }
 _ARRAY_CODE = 1
-
-
-def quoted(value: Any) -> str:
-    """`repr` on one line and cut short, so that a hostile file cannot write the error message."""
-    if isinstance(value, str | bytes):
-        value = value[:200]
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def pack_body(body: dict[str, Any]) -> list[bytes]:

@@ -6,19 +6,19 @@ The header holds "sha256", over the rest of the header and the body. It guards a
 against an attacker, so what passes it is still checked.
 """
 
-import contextlib
 import hashlib
 import json
 import os
-import re
-import secrets
 import stat
 import struct
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mulo._body import pack_body, quoted, unpack_body
+from mulo._body import pack_body, unpack_body
 from mulo.errors import CheckpointError, InputError
+from mulo.plain_json import DepthError, parse_json
+from mulo.printing import quoted, shell_quoted, shown
+from mulo.safe_files import open_at, write_atomically
 
 MAGIC = b"\x89mulo\r\n\x1a"
 FORMAT = "mulo-checkpoint"
@@ -27,13 +27,8 @@ MAX_HEADER_BYTES = 2**20
 MAX_HEADER_DEPTH = 16
 _RESERVED = ("format", "version", "kind", "body_bytes", "sha256")
 _LENGTH = struct.Struct("<I")
-_TEMPORARY = ".mulo-tmp-"
-
-
-def shown(path: str | os.PathLike[str]) -> str:
-    """The path as an error shows it, on one line."""
-    text = os.fsdecode(path)
-    return text if text.isprintable() else quoted(text)
+_START_BYTES = 512  # that say what a file seems to be
+_IMPORTABLE = ("a safetensors file", "a msgpack file, as Flax writes them")
 
 
 def write_file(
@@ -66,7 +61,7 @@ def write_file(
     if os.path.isdir(path):  # noqa: PTH112
         raise CheckpointError(f"{shown(path)}: is a folder; wanted the name of a file to write.")
     try:
-        _write_atomically(Path(path), [head, *pieces])
+        write_atomically(path, [head, *pieces])
     except (OSError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
             raise CheckpointError(f"{shown(path)}: its folder does not exist. Make it first.") from error
@@ -95,42 +90,25 @@ def read_file(
         header, head_bytes = _decode_head(data, kind)
         return header, unpack_body(data[head_bytes:])
     except CheckpointError as error:
-        raise CheckpointError(f"{shown(path)}: {error}.") from error.__cause__
+        advice = _how_to_import(path, bytes(data[:_START_BYTES])) if kind == "theta" else ""
+        raise CheckpointError(f"{shown(path)}: {error}.{advice}") from error.__cause__
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
-    """Removes the temporary files of writers that were killed; for a folder that no one else writes to."""
-    leftovers = list(Path(folder).glob(f"{_TEMPORARY}*"))
-    for leftover in leftovers:
-        leftover.unlink(missing_ok=True)
-    return len(leftovers)
+def _how_to_import(path: str | os.PathLike[str], start: bytes) -> str:
+    """What to do with a file that may be a theta of other software; may be empty."""
+    if not looks_like(start).endswith(_IMPORTABLE):
+        return ""
+    file = Path(os.fsdecode(path))
+    out = file.stem.removesuffix(".mulo") + "-imported.mulo"
+    return (
+        " If it is a theta that other software trained: "
+        f"mulo-eval import {shell_quoted(file)} --as KIND -o {shell_quoted(out)} (mulo-eval import --help "
+        "lists the kinds)."
+    )
 
 
 def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or quoted(str(error))
-
-
-def _write_atomically(path: Path, pieces: list[bytes]) -> None:
-    temporary = path.parent / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(8)}"
-    try:
-        # Not `tempfile`: it makes files that only their owner can read.
-        with temporary.open("xb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        with temporary.open("rb") as file:
-            if file.read(len(pieces[0])) != pieces[0] or temporary.stat().st_size != sum(map(len, pieces)):
-                raise OSError("what was written reads back differently")
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # makes the new name last through a power cut
-    finally:
-        os.close(folder)
 
 
 def read_bytes(path: str | os.PathLike[str], max_bytes: int, what: str = "a checkpoint file") -> bytes:
@@ -143,8 +121,7 @@ def read_bytes(path: str | os.PathLike[str], max_bytes: int, what: str = "a chec
         raise CheckpointError(f"{shown(path)}: {text}") from error
 
     try:
-        # Not blocking, so that a named pipe is refused instead of waited for.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        descriptor = open_at(path, os.O_RDONLY)
         try:
             status = os.fstat(descriptor)
             if stat.S_ISDIR(status.st_mode):
@@ -198,14 +175,11 @@ def _encode_head(kind: str, header: dict[str, Any], pieces: list[bytes]) -> byte
 def _parse_json(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_HEADER_BYTES:
         raise CheckpointError(f"the header has {len(raw)} bytes; at most {MAX_HEADER_BYTES} are allowed")
-    depth = 0
-    for bracket in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", raw)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > MAX_HEADER_DEPTH:
-            raise CheckpointError(f"the header is nested deeper than {MAX_HEADER_DEPTH}")
     try:
-        header = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(raw, MAX_HEADER_DEPTH)
+    except DepthError as error:
+        raise CheckpointError(f"the header is {error}") from error
+    except ValueError as error:
         raise CheckpointError("the header is not JSON; the file is damaged") from error
     if not isinstance(header, dict):
         raise CheckpointError(f"the header is a {type(header).__name__}; wanted a dictionary")
@@ -218,7 +192,7 @@ def _decode_head(data: memoryview, kind: str) -> tuple[dict[str, Any], int]:
     if not data:
         raise CheckpointError("is empty; wanted a checkpoint file")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise CheckpointError(f"is not a checkpoint file of mulo{looks_like(bytes(data[:512]))}")
+        raise CheckpointError(f"is not a checkpoint file of mulo{looks_like(bytes(data[:_START_BYTES]))}")
     if len(data) < start:
         raise CheckpointError(f"has only {len(data)} bytes, too few for a checkpoint file; it was cut short")
     (header_bytes,) = _LENGTH.unpack(data[len(MAGIC) : start])

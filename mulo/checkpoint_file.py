@@ -11,16 +11,14 @@ import jax
 import numpy as np
 
 from mulo import _catalog, _tree
-from mulo._body import quoted
 from mulo._envelope import read_file as read_file
-from mulo._envelope import remove_leftovers as remove_leftovers
-from mulo._envelope import shown
 from mulo._envelope import write_file as write_file
 from mulo._types import PyTree, Theta
 from mulo.errors import CheckpointError, InputError
 from mulo.names import lookup
 from mulo.optimizers import make_optimizer
 from mulo.optimizers.base import LearnedOptimizer
+from mulo.printing import one_line, quoted, shown
 
 THETA_KIND = "theta"
 MAX_THETA_BYTES = 64 * 2**20
@@ -115,7 +113,7 @@ def load_file(path_or_name: str | os.PathLike[str], *, expect: str | None = None
             provenance=header["provenance"],
         )
     except InputError as error:
-        raise CheckpointError(f"{shown(path)}: {_one_line(error)}") from error
+        raise CheckpointError(f"{shown(path)}: {one_line(error)}") from error
 
 
 def bind(
@@ -136,7 +134,7 @@ def bind(
         optimizer = make_optimizer(name, config)
         expected = _expected_theta(optimizer)
     except Exception as error:  # the values come from the file: any of them may break a constructor
-        raise CheckpointError(f"{where}: its optimizer cannot be built: {_one_line(error)}") from error
+        raise CheckpointError(f"{where}: its optimizer cannot be built: {one_line(error)}") from error
     return optimizer, fit(body, expected, where)
 
 
@@ -208,11 +206,6 @@ def theta_digest(theta: Theta) -> str:
     return digest.hexdigest()
 
 
-def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
-
-
 def _expected_theta(optimizer: LearnedOptimizer) -> PyTree:
     return jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))  # without a key on the device
 
@@ -276,7 +269,9 @@ def _fit_leaf(leaf: Any, expected: Any, where: str, finite: bool) -> np.ndarray:
     if array.shape != shape:
         raise CheckpointError(f"{where} has shape {quoted(array.shape)}; wanted {shape}.")
     if array.dtype != dtype:
-        raise CheckpointError(f"{where} has dtype {array.dtype}; wanted {dtype}.")
+        are_floats = all(jax.numpy.issubdtype(one, jax.numpy.floating) for one in (array.dtype, dtype))
+        advice = f" Convert it with .astype({str(dtype)!r}) before it is saved." if are_floats else ""
+        raise CheckpointError(f"{where} has dtype {array.dtype}; wanted {dtype}.{advice}")
     if finite and not np.all(np.isfinite(array)):
         num_nonfinite = int(np.sum(~np.isfinite(array)))
         raise CheckpointError(f"{where} holds {num_nonfinite} entries that are not finite.")

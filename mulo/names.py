@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from mulo.errors import InputError
+from mulo.printing import quoted
 
 T = TypeVar("T")
 
@@ -28,4 +29,4 @@ def lookup(table: Mapping[str, T], name: str, kind: str) -> T:
         return table[name]
     near = difflib.get_close_matches(name, table, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(sorted(table)) or 'none'}."
-    raise InputError(f"No {kind} is called {name!r}. {hint}")
+    raise InputError(f"No {kind} is called {quoted(name)}. {hint}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from eval_tasks.data.source import DataSource, make_source
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 
 
 def read_digits(name: str, data_dir: str | Path | None) -> DataSource:
@@ -20,7 +21,7 @@ def read_digits(name: str, data_dir: str | Path | None) -> DataSource:
     except ImportError as error:
         raise InputError(
             "The data set 'digits' is inside scikit-learn, which is not installed. "
-            "Run: pip install 'mulo[digits]'"
+            f"To have it, {how_to_install('digits')}."
         ) from error
     digits = load_digits()
     images = digits.images.astype(np.uint8)[..., np.newaxis]

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from eval_tasks.data.catalog import FileSet
 from mulo.errors import InputError
+from mulo.printing import shown
+from mulo.safe_files import open_file
 
 
 def data_folder(data_dir: str | Path | None) -> Path | None:
@@ -25,7 +27,7 @@ def present_files(folder: Path, files: FileSet) -> list[Path]:
     for name in files.files:
         names = dict.fromkeys((name, name.removesuffix(".gz")))
         paths = [folder / subfolder / alternative for subfolder in files.folders for alternative in names]
-        found.extend([path for path in paths if path.is_file()][:1])
+        found.extend([path for path in paths if os.path.isfile(path)][:1])  # noqa: PTH113
     return found
 
 
@@ -43,7 +45,7 @@ def find_files(data_dir: str | Path | None, files: FileSet) -> list[Path]:
     folder = data_folder(data_dir)
     if folder is None:
         raise InputError(f"{needed[0]} is needed, and MULO_DATA_DIR is not set. {files.advice}")
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112 (False for too long a name)
         raise InputError(f"{needed[0]} is needed, and the data folder {folder} is not there. {files.advice}")
     found = present_files(folder, files)
     names = {path.name.removesuffix(".gz") for path in found}
@@ -62,9 +64,10 @@ def read_bytes(path: Path, files: FileSet) -> bytes:
       InputError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        with os.fdopen(open_file(path, os.O_RDONLY), "rb") as file:
+            return file.read()
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. {files.advice}") from error
+        raise InputError(f"{shown(path)} cannot be read: {error.strerror}. {files.advice}") from error
 
 
 def is_published(path: Path, files: FileSet) -> bool | None:

@@ -5,6 +5,8 @@ then the values: https://yann.lecun.com/exdb/mnist/.
 """
 
 import gzip
+import io
+import math
 import zlib
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from eval_tasks.data.files import read_bytes
 from mulo.errors import InputError
 
 _UNSIGNED_BYTE = 0x08
+_MOST_RATIO = 1100  # of what is unpacked to what is packed, at most
 _TYPES = {0x09: "int8", 0x0B: "int16", 0x0C: "int32", 0x0D: "float32", 0x0E: "float64"}
 
 
@@ -27,7 +30,7 @@ def read_idx(path: Path, files: FileSet, num_dims: int) -> np.ndarray:
     content = read_bytes(path, files)
     if path.suffix == ".gz":
         try:
-            content = gzip.decompress(content)
+            content = _unpack(content, num_dims)
         except (OSError, EOFError, zlib.error) as error:
             raise InputError(
                 f"{path} ({len(content):,} bytes) cannot be unpacked: it is truncated, damaged or no gzip "
@@ -53,6 +56,16 @@ def read_idx(path: Path, files: FileSet, num_dims: int) -> np.ndarray:
             f"empty, truncated or damaged. {files.advice}"
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _unpack(packed: bytes, num_dims: int) -> bytes:
+    """The content, and no more of it than its header speaks of and one byte, however much is packed."""
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
+        header = file.read(4 + 4 * num_dims)
+        lengths = (int.from_bytes(header[at : at + 4], "big") for at in range(4, len(header), 4))
+        wanted = math.prod(lengths) if header[:2] == b"\0\0" else 0
+        most = min(wanted, _MOST_RATIO * len(packed)) + 1  # what gzip can make of so many bytes
+        return header + file.read(most)
 
 
 def read_pair(

@@ -3,12 +3,15 @@
 import dataclasses
 import importlib
 import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from eval_tasks.data import DATA_SETS
 from eval_tasks.data.catalog import FILE_SETS, FileSet, text_file
 from eval_tasks.data.files import data_folder, is_published, present_files
+from mulo.extras import how_to_install
+from mulo.printing import printable, shown
 
 _COUNTERS = {  # file set: module that counts the images of one file
     "cifar10": "eval_tasks.data.cifar10",
@@ -42,7 +45,7 @@ def take_inventory(data_dir: str | Path | None = None) -> list[Entry]:
     entries = [_digits(), _pydoc()]
     entries += [_files_entry(name, files, folder) for name, files in FILE_SETS.items()]
     known = {file for files in FILE_SETS.values() for file in files.files}
-    if folder is not None and folder.is_dir():
+    if folder is not None and os.path.isdir(folder):  # noqa: PTH112 (False for too long a name)
         others = sorted(path.name for path in folder.glob("*.txt") if path.name not in known)
         entries += [_files_entry(name, text_file(name), folder) for name in others]
     return entries
@@ -57,7 +60,7 @@ def _digits() -> Entry:
         num_bytes=0,
         content="1,797 images" if found else "",
         checksum="",
-        advice="It is inside scikit-learn; run: pip install 'mulo[digits]'",
+        advice=f"It is inside scikit-learn; {how_to_install('digits')}",
     )
 
 
@@ -126,8 +129,8 @@ def _checksum(files: FileSet, paths: list[Path]) -> str:
 
 def format_inventory(entries: list[Entry], folder: Path | None) -> str:
     """The list as text: what was found, then where the missing sets come from."""
-    place = "not set; set it to the folder of your data files" if folder is None else str(folder)
-    if folder is not None and not folder.is_dir():
+    place = "not set; set it to the folder of your data files" if folder is None else shown(folder)
+    if folder is not None and not os.path.isdir(folder):  # noqa: PTH112
         place += " (there is no such folder)"
     lines = [f"MULO_DATA_DIR: {place}", "", "Found:"]
     for entry in entries:
@@ -144,4 +147,4 @@ def format_inventory(entries: list[Entry], folder: Path | None) -> str:
             lines.append(f"      incomplete: {entry.content} in {entry.where}")
         lines.append(f"      {entry.advice}")
     lines += ["", "Any other text: NAME.txt in that folder. A text takes its context in bytes: pydoc-128."]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))

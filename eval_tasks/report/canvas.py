@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mulo.errors import InputError
+from mulo.extras import how_to_install
+from mulo.printing import one_line, shown
+from mulo.safe_files import write_atomically
 
 INK, RULE = "#1c2127", "#d5d9de"  # of text and of grids; in a page they follow its colours
 MAX_LABEL = 32  # characters of a label in a picture
@@ -54,7 +57,7 @@ def drawing(name: str) -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise InputError("Plots need matplotlib. Run: pip install 'mulo[report]'") from error
+        raise InputError(f"Plots need matplotlib: {how_to_install('report')}.") from error
     settings = {
         "text.parse_math": False,  # a label with two dollar signs is no formula
         "svg.fonttype": "none",  # text stays text
@@ -89,12 +92,24 @@ def write_files(figure: Any, stem: Path) -> list[Path]:
       InputError: a file cannot be written.
     """
     paths = [stem.with_name(f"{stem.name}.{ending}") for ending in ("png", "svg")]
-    try:
-        figure.savefig(paths[0], dpi=150)
-        figure.savefig(paths[1], metadata=_NO_METADATA)
-    except OSError as error:
-        raise InputError(f"{error.filename or stem} cannot be written: {error.strerror}.") from error
+    save_figure(figure, paths[0], dpi=150)
+    save_figure(figure, paths[1], metadata=_NO_METADATA)
     return paths
+
+
+def save_figure(figure: Any, path: Path, **options: Any) -> None:
+    """Writes a figure in the format that the ending of its name says; follows no link that is in the way.
+
+    Raises:
+      InputError: the file cannot be written, or its ending is no format.
+    """
+    buffer = io.BytesIO()
+    try:
+        figure.savefig(buffer, format=path.suffix.removeprefix(".").lower(), **options)
+        write_atomically(path, [buffer.getvalue()])
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"{shown(path)} cannot be written: {reason}.") from error
 
 
 def inline_svg(figure: Any, name: str) -> str:

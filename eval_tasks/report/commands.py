@@ -1,11 +1,13 @@
 """`mulo-eval report` and `mulo-eval compare`: flags -> results files -> measures -> report. Without JAX."""
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval_tasks.command_line import Parser, check_folder
 from mulo.errors import InputError
+from mulo.printing import shown
 
 
 def report(argv: Sequence[str]) -> int:
@@ -33,12 +35,24 @@ def report(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
 
-    if arguments.out is not None:
-        check_folder(arguments.out)
     first = arguments.results[0]
-    out = arguments.out or (first if first.is_dir() else first.parent) / "report"
+    is_folder = os.path.isdir(first)  # noqa: PTH112 (False for too long a name)
+    out = arguments.out or default_folder(first if is_folder else first.parent)
+    check_folder(out)
     make_report(arguments.results, out, arguments.reference)
     return 0
+
+
+def default_folder(results: Path) -> Path:
+    """Where the report on the results of a folder goes to.
+
+    Raises:
+      InputError: a symbolic link is there; it may be someone else's, and lead anywhere.
+    """
+    folder = results / "report"
+    if os.path.islink(folder):  # noqa: PTH114 (False for too long a name)
+        raise InputError(f"{shown(folder)} is a symbolic link, which is not written through. Remove it.")
+    return folder
 
 
 def make_report(sources: Sequence[Path], out: Path, reference: str | None = None) -> None:
@@ -62,7 +76,7 @@ def make_report(sources: Sequence[Path], out: Path, reference: str | None = None
     print_report(parts, [*results.notes, *(note for part in parts for note in part.notes)])
     written = write_report(results, parts, out)
     beside = f"{len(written) - 1} files beside it: figures as PNG and SVG, tables as CSV"
-    print(f"\nreport: {written[0]} (and {beside})")  # noqa: T201
+    print(f"\nreport: {shown(written[0])} (and {beside})")  # noqa: T201
 
 
 def compare(argv: Sequence[str]) -> int:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from eval_tasks.report.canvas import save_figure
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 from mulo.mup import CoordinateCheck
 
 _COLOURS = {"flat": "#009E73", "growing": "#D55E00", "vanishing": "#0072B2"}
@@ -22,7 +24,7 @@ def draw_coordinate_check(check: CoordinateCheck, title: str, path: Path) -> Non
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise InputError("Plots need matplotlib. Run: pip install 'mulo[report]'") from error
+        raise InputError(f"Plots need matplotlib: {how_to_install('report')}.") from error
     height = max(4.2, 0.26 * len(check.layers) + 1.4)
     figure = Figure(figsize=(11, height), layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
@@ -33,10 +35,7 @@ def draw_coordinate_check(check: CoordinateCheck, title: str, path: Path) -> Non
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
-    try:
-        figure.savefig(path, dpi=130)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no format
-        raise InputError(f"{path} cannot be written: {error}.") from error
+    save_figure(figure, path, dpi=130)
 
 
 def _draw_changes(axes: Any, check: CoordinateCheck) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from eval_tasks.aggregates import CONFIDENCE, NUM_RESAMPLES
 from eval_tasks.measures import Part
 from eval_tasks.report.markup import Markup, element, join
-from eval_tasks.results import SCHEMA, Record, Results
+from eval_tasks.result_lines import SCHEMA, Record
+from eval_tasks.results import Results
 
 _MEASURES = {
     "Final training loss": """

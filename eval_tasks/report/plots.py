@@ -9,7 +9,8 @@ import numpy as np
 from eval_tasks.aggregates import Interval, smooth, task_interval
 from eval_tasks.measures import Cell, Part
 from eval_tasks.report.canvas import INK, Style, plain_axes, plain_log_axis, short
-from eval_tasks.results import Point, Record
+from eval_tasks.result_lines import Record
+from eval_tasks.results import Point
 
 Styles = Mapping[str, Style]
 _LOG_FROM = 3.0  # ratio of the largest to the smallest value from which an axis is logarithmic

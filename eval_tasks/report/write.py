@@ -13,7 +13,10 @@ from eval_tasks.report.plots import Panel, make_panels
 from eval_tasks.report.tables import aggregates_csv, results_csv
 from eval_tasks.results import Results
 from mulo.errors import InputError
+from mulo.printing import shown
+from mulo.safe_files import write_atomically
 
+_MAX_STEM = 80  # characters of a part's name in that of a file
 _PER_ROW = {"loss": 2}  # training beside validation; of other kinds three
 
 
@@ -36,10 +39,10 @@ def write_report(results: Results, parts: Sequence[Part], out: Path) -> list[Pat
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (out / name).write_text(text, encoding="utf-8")
+            write_atomically(out / name, [text.encode("utf-8", "backslashreplace")])
             written.append(out / name)
     except OSError as error:
-        raise InputError(f"{error.filename or out} cannot be written: {error.strerror}.") from error
+        raise InputError(f"{shown(error.filename or out)} cannot be written: {error.strerror}.") from error
     for index, part in enumerate(parts):
         for kind in dict.fromkeys(panel.kind for panel in panels[part.title]):
             chosen = [panel for panel in panels[part.title] if panel.kind == kind and panel.in_front]
@@ -52,7 +55,8 @@ def _file_name(part: Part, index: int, parts: Sequence[Part]) -> str:
     """Suite and size as a file name; numbered where that is not enough to tell the parts apart."""
 
     def plain(one: Part) -> str:
-        return re.sub(r"[^a-z0-9]+", "-", f"{one.suite}-{one.size}".lower()).strip("-")
+        name = re.sub(r"[^a-z0-9]+", "-", f"{one.suite}-{one.size}".lower()).strip("-")
+        return name[:_MAX_STEM].strip("-")
 
     is_unique = sum(plain(one) == plain(part) for one in parts) == 1 and plain(part)
     return plain(part) if is_unique else f"{plain(part)}-{index + 1}".strip("-")

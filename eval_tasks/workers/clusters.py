@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from mulo.errors import InputError
+from mulo.extras import how_to_install
 
 if TYPE_CHECKING:
     from eval_tasks.workers.options import ClusterOptions
@@ -42,5 +43,5 @@ def import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ImportError as error:
         raise InputError(
-            f"Workers need Ray, which cannot be imported ({error}): pip install 'mulo[ray]'."
+            f"Workers need Ray, which cannot be imported ({error}): {how_to_install('ray')}."
         ) from error

@@ -51,15 +51,16 @@ def compilation_cache() -> Path | None:
     """Where compiled programs are kept between processes: `mulo/compiled` in the user's cache folder.
 
     Whoever can write there can run code here. So it is made with mode 0700, it is never in a run directory,
-    and `None` is answered where it cannot be made, is somebody else's, or is open to others.
+    and `None` is answered where it cannot be made (there may be no home), is somebody else's, or is open to
+    others.
     """
     base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "mulo" / "compiled"
     try:
+        folder = (Path(base) if base else Path.home() / ".cache") / "mulo" / "compiled"
         folder.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: no home
         return None
     closed = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
     return folder if closed and status.st_uid == os.getuid() else None

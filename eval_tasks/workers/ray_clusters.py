@@ -9,13 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 from ray._private import services
+from ray.job_config import JobConfig
 
 from eval_tasks.workers.errors import ClusterLostError
 from eval_tasks.workers.options import ClusterOptions
@@ -109,7 +110,12 @@ class RayCluster:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
         logging.getLogger("ray").setLevel(logging.CRITICAL)  # what matters is said by us, in one line
-        common = {"log_to_driver": False, "configure_logging": False, "logging_level": logging.CRITICAL}
+        common = {
+            "log_to_driver": False,
+            "configure_logging": False,
+            "logging_level": logging.CRITICAL,
+            "job_config": _JobConfig(),
+        }
         if self.folder is None:
             self._join(common)
         else:
@@ -218,6 +224,26 @@ class RayCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+class _NoPaths(list):
+    """A list of folders that stays empty."""
+
+    def extend(self, paths: Iterable[str]) -> None:
+        """Adds nothing."""
+        del paths
+
+
+class _JobConfig(JobConfig):
+    """What a worker is to know of this process: not where it was started.
+
+    Ray puts the current folder of the driver, and that of its script, before all others that a worker imports
+    from: an optax.py that lies there would run in every worker.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._py_driver_sys_path = _NoPaths()
+
+
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
     """Lets Ray listen on 127.0.0.1 alone.
@@ -258,7 +284,8 @@ def actor_options(options: ClusterOptions) -> dict[str, Any]:
 def _asks_for_token() -> bool:
     """Whether the cluster that we are in turns away a process that brings no token."""
     others = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
-    command = [sys.executable, "-c", _KNOCK, ray.get_runtime_context().gcs_address]
+    # -P: nothing is imported from the current folder.
+    command = [sys.executable, "-P", "-c", _KNOCK, ray.get_runtime_context().gcs_address]
     try:
         knocked = subprocess.run(
             command,

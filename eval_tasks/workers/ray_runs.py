@@ -14,6 +14,7 @@ from eval_tasks.workers.errors import ClusterLostError
 from eval_tasks.workers.private_folders import compilation_cache
 from eval_tasks.workers.ray_clusters import RayCluster, actor_options, one_line
 from mulo.errors import InputError
+from mulo.printing import printable
 
 if TYPE_CHECKING:
     from eval_tasks.execution import Outcomes, Work
@@ -84,9 +85,17 @@ class RayExecutor:
       cluster: connected.
       sources: the optimizers, as on the command line.
       notify: told, in a line, of workers that are lost.
+      compiling: told, in a line, what a worker is going to compile.
     """
 
-    def __init__(self, cluster: RayCluster, sources: Sequence[str], notify: Callable[[str], None]):
+    def __init__(
+        self,
+        cluster: RayCluster,
+        sources: Sequence[str],
+        notify: Callable[[str], None],
+        compiling: Callable[[str], None] = lambda _: None,
+    ):
+        self._compiling = compiling
         self.platform = "gpu" if cluster.options.gpus else "cpu"
         self._cluster, self._sources, self._notify = cluster, list(sources), notify
         self._actors: dict[int, Any] = {}
@@ -182,6 +191,8 @@ class RayExecutor:
         self._starting[actor.hello.remote()] = worker
 
     def _submit(self, worker: int, work: "Work") -> Any:
+        if _program_of(work) not in self._compiled[worker]:
+            self._compiling(f"worker {worker} is compiling {printable(_words(work), 200)}")
         self._compiled[worker].add(_program_of(work))
         fields = {"point": work.point, "base_width": work.base_width, "runs": work.runs}
         contender = work.contender

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from eval_tasks.workers.clusters import import_module
 
 if TYPE_CHECKING:
+    import os
+
     from meta_train.config import MetaTrainConfig
     from meta_train.executors.options import WorkerOptions
     from meta_train.executors.pool import WorkerPool
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 class Cluster(Protocol):
     """What workers run on."""
 
-    def make_pool(self, config: MetaTrainConfig, log_folder: Path | None) -> WorkerPool:
+    def make_pool(self, config: MetaTrainConfig, log_folder: os.PathLike[str] | None) -> WorkerPool:
         """A pool for one run, whose workers write their logs into `log_folder`, where they can."""
         ...
 

@@ -1,5 +1,6 @@
 """The executor that advances every slot in this process."""
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -15,9 +16,19 @@ from mulo.optimizers.base import Theta
 class LocalExecutor:
     """Advances slots one after the other; JAX overlaps them where the machine has cores to spare."""
 
-    def __init__(self, config: MetaTrainConfig, programs: dict[str, CompiledProgram]):
-        """Prepares; nothing is computed before the first meta-step."""
-        self._worker = SlotWorker(config, programs)
+    def __init__(
+        self,
+        config: MetaTrainConfig,
+        programs: dict[str, CompiledProgram],
+        say: Callable[[str], None] = lambda _: None,
+    ):
+        """Prepares; nothing is computed before the first meta-step. `say` is told what is compiled then."""
+        numbers = {task: f"{number} of {len(programs)}" for number, task in enumerate(programs, 1)}
+        self._worker = SlotWorker(
+            config,
+            programs,
+            lambda task: say(f"Compiling the program of {task} ({numbers[task]}); this may take minutes."),
+        )
         self._slots = range(len(config.slots()))
         for slot_index in self._slots:
             self._worker.place(slot_index, None, 0)

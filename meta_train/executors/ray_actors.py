@@ -21,6 +21,7 @@ from meta_train.errors import ExecutorError
 from meta_train.executors.messages import Answer, Facts, Request
 from meta_train.executors.pool import Answered, Died, Event, Ready, Started
 from mulo.errors import InputError
+from mulo.safe_files import make_folder, open_file
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class WorkerActor:
         self._worker: Any = None
         if log_path is not None:
             with contextlib.suppress(OSError):
-                log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                log = open_file(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
                 for stream in (sys.stdout, sys.stderr):
                     stream.flush()
                     os.dup2(log, stream.fileno())
@@ -82,7 +83,7 @@ class WorkerActor:
 class WorkerCluster(RayCluster):
     """See `meta_train.executors.clusters.Cluster`."""
 
-    def make_pool(self, config: MetaTrainConfig, log_folder: Path | None) -> "RayPool":
+    def make_pool(self, config: MetaTrainConfig, log_folder: os.PathLike[str] | None) -> "RayPool":
         """See `meta_train.executors.clusters.Cluster`."""
         return RayPool(self, config, log_folder)
 
@@ -92,7 +93,7 @@ class RayPool:
 
     actor_class = WorkerActor
 
-    def __init__(self, cluster: RayCluster, config: MetaTrainConfig, log_folder: Path | None):
+    def __init__(self, cluster: RayCluster, config: MetaTrainConfig, log_folder: os.PathLike[str] | None):
         """Starts no worker yet.
 
         Args:
@@ -105,7 +106,7 @@ class RayPool:
         self._refs: dict[Any, tuple[int, Callable[[int, Any], Event]]] = {}
         self._gauges: dict[str, Gauge] = {}
         if log_folder is not None:
-            log_folder.mkdir(exist_ok=True)
+            make_folder(log_folder).close()
 
     def start(self, worker_id: int, place: int) -> None:
         """See `meta_train.executors.pool.WorkerPool`."""
@@ -113,7 +114,7 @@ class RayPool:
             return
         log = None
         if self._log_folder is not None:
-            log = str(self._log_folder.absolute() / f"worker-{place}-{worker_id}.log")
+            log = str(Path(self._log_folder).absolute() / f"worker-{place}-{worker_id}.log")
         actor = ray.remote(self.actor_class).options(**actor_options(self._cluster.options)).remote(log)
         self._actors[worker_id] = actor
         self._expect(actor.hello.remote(), worker_id, lambda worker_id, _: Started(worker_id))

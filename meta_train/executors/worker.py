@@ -4,7 +4,7 @@ import importlib.metadata
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jaxlib
@@ -34,8 +34,21 @@ class SlotWorker:
     What a slot answers is a function of configuration, slot, meta-step and the thetas so far.
     """
 
-    def __init__(self, config: MetaTrainConfig, programs: dict[str, CompiledProgram]):
-        """Owns nothing yet, and computes nothing."""
+    def __init__(
+        self,
+        config: MetaTrainConfig,
+        programs: dict[str, CompiledProgram],
+        on_compile: Callable[[str], None] = lambda _: None,
+    ):
+        """Owns nothing yet, and computes nothing.
+
+        Args:
+          config: decides the slots.
+          programs: what they run, by task.
+          on_compile: is told of each task just before its program is compiled.
+        """
+        self._on_compile = on_compile
+        self._compiled: set[str] = set()
         self._config = config
         self._programs = programs
         self._tasks = config.slots()
@@ -70,7 +83,11 @@ class SlotWorker:
         return [self._advance(slot, theta, meta_step, bool(lost.get(slot, True))) for slot in slots]
 
     def _advance(self, slot_index: int, theta: Theta, meta_step: int, lost: bool) -> SlotResult:
-        compiled, seed = self._programs[self._tasks[slot_index]], self._config.seed
+        task, seed = self._tasks[slot_index], self._config.seed
+        compiled = self._programs[task]
+        if task not in self._compiled:
+            self._compiled.add(task)
+            self._on_compile(task)
         begun, left = self._schedule(slot_index)
         if lost or begun[meta_step] == meta_step:
             reset_key = addressed_key(seed, "reset", slot_index, meta_step)

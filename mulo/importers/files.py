@@ -7,11 +7,14 @@ inside what is saved with it, {"params", "gen_id", "step"}. And safetensors, as 
 import struct
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from mulo._body import Reader, quoted
+from mulo._body import Reader
 from mulo._envelope import MAX_HEADER_BYTES, looks_like
 from mulo.errors import CheckpointError
+from mulo.extras import MissingPackageError, how_to_install
+from mulo.printing import quoted
 
 _WRAPPINGS = (({"params", "gen_id", "step"}, "params"), ({"0", "1", "2"}, "0"))
 """Keys of what a theta may be saved in, and the key of theta: a ParameterCheckpoint, a tuple."""
@@ -117,12 +120,18 @@ def _fields(node: dict[str, Any]) -> dict[str, Any]:
     return {names[index]: values[index] for index in names}
 
 
+_SAFETENSORS_DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16"},
+    **{"I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "?"},
+}
+
+
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
     try:
-        from safetensors.numpy import load
+        from safetensors import deserialize
     except ImportError as error:
-        raise CheckpointError(
-            "is a safetensors file, which mulo reads with the package safetensors: pip install 'mulo[hub]'"
+        raise MissingPackageError(
+            f"is a safetensors file, which mulo reads with the package safetensors: {how_to_install('hub')}"
         ) from error
     header_bytes = int.from_bytes(data[:8], "little")
     if header_bytes > MAX_HEADER_BYTES:
@@ -130,6 +139,20 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
             f"declares a header of {header_bytes} bytes; at most {MAX_HEADER_BYTES} are allowed"
         )
     try:
-        return load(data)
-    except Exception as error:  # a class of its own, and what NumPy raises for dtypes that it has not
+        tensors = deserialize(data)
+    except Exception as error:  # a class of its own
         raise CheckpointError(f"is a damaged safetensors file: {quoted(str(error))}") from error
+    arrays = {}
+    for name, tensor in tensors:
+        dtype = _SAFETENSORS_DTYPES.get(tensor["dtype"])
+        if dtype is None:
+            raise CheckpointError(
+                f"leaf {quoted(name)} has dtype {quoted(tensor['dtype'])}; wanted F32, or BF16, F16 or F64, "
+                "which are converted"
+            )
+        array = np.frombuffer(tensor["data"], jnp.bfloat16 if dtype == "bfloat16" else dtype)
+        try:
+            arrays[name] = array.reshape(tensor["shape"])
+        except ValueError as error:  # an empty array whose other lengths overflow
+            raise CheckpointError(f"leaf {quoted(name)} has a shape that is too large") from error
+    return arrays

@@ -1,16 +1,22 @@
 """Files on the Hugging Face hub: `hf://owner/name/file` -> a file on this machine. Imports no JAX."""
 
+import hashlib
 import importlib
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from mulo.errors import CheckpointError, InputError
+from mulo.extras import MissingPackageError, how_to_install
+from mulo.importers.downloads import download
+from mulo.printing import one_line, shown
+from mulo.safe_files import write_atomically
 
+T = TypeVar("T")
 SCHEME = "hf://"
-TIMEOUT_SECONDS = 10.0
 MAX_NAME_LENGTH = 96
 """Of an owner, and of a repository without its owner."""
 
@@ -64,36 +70,60 @@ def _is_refused(repository: str) -> bool:
     return too_long or "--" in repository or ".." in repository or repository.endswith(".git")
 
 
-def fetch(name: str, max_bytes: int) -> Path:
-    """The file, on this machine: from the hub's local cache, without network, or else downloaded to there.
+def fetch(name: str, max_bytes: int, check: Callable[[Path], T]) -> T:
+    """What `check` makes of the file: of the copy on this machine, without network, or else downloaded.
 
-    What is in the cache is not compared with the hub again: a theta does not change between two runs.
+    A copy is in the hub's own cache or in ours, `$HF_HOME/mulo`. It is not compared with the hub again: a
+    theta does not change between two runs. One that fails its check is not kept, and is fetched anew.
 
     Args:
       name: `hf://owner/name/file` or `hf://owner/name@revision/file`.
-      max_bytes: a larger file is not downloaded.
+      max_bytes: a larger file is not downloaded, whatever the server says of its size.
+      check: reads the file; raises `CheckpointError` where it is damaged.
 
     Raises:
       InputError: the name is malformed.
       CheckpointError: huggingface_hub is not installed, there is no such file, the hub cannot be
-        reached, or the file cannot be fetched from it.
+        reached or is too slow, the file cannot be fetched from it, or fails its check.
     """
     file = parse_hub_name(name)
     hub = _import_hub(name)
+    own = _own_copy(file)
+    there = hub.try_to_load_from_cache(file.repository, file.file, revision=file.revision)
+    damage = None
+    for path in (own, *([Path(there)] if isinstance(there, str) else [])):
+        if not os.path.lexists(path):
+            continue
+        try:
+            return check(path)
+        except MissingPackageError:
+            raise
+        except CheckpointError as error:
+            damage = error
+            if path == own:
+                own.unlink(missing_ok=True)
     try:
-        cached = hub.try_to_load_from_cache(file.repository, file.file, revision=file.revision)
-        if isinstance(cached, str):
-            return Path(cached)
-        # Asked for first because the download itself tries again and again, for minutes, when offline.
-        url = hub.hf_hub_url(file.repository, file.file, revision=file.revision)
-        size = hub.get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS).size
-        if size is not None and size > max_bytes:
-            raise CheckpointError(f"{name}: has {size} bytes; wanted at most {max_bytes}.")
-        return Path(hub.hf_hub_download(file.repository, file.file, revision=file.revision))
-    except CheckpointError:
-        raise
+        content = download(hub, file, max_bytes)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(own, [content])
     except Exception as error:  # many classes, of the hub's and of the HTTP library beneath it
-        raise CheckpointError(f"{name}: {_reason(error)}") from error
+        said = "" if damage is None else f" The copy on this machine is damaged: {one_line(damage)}"
+        raise CheckpointError(f"{name}: {_reason(error)}{said}") from error
+    try:
+        return check(own)
+    except MissingPackageError:
+        raise
+    except CheckpointError as error:
+        own.unlink(missing_ok=True)
+        raise CheckpointError(str(error).replace(shown(own), name)) from error
+
+
+def _own_copy(file: HubFile) -> Path:
+    """Where we keep it: a folder named by a hash, so that no name can lead elsewhere."""
+    from huggingface_hub import constants
+
+    digest = hashlib.sha256("\n".join(file).encode()).hexdigest()[:32]
+    return Path(constants.HF_HOME) / "mulo" / digest / file.file.rpartition("/")[2]
 
 
 def _import_hub(name: str) -> ModuleType:
@@ -101,7 +131,7 @@ def _import_hub(name: str) -> ModuleType:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise CheckpointError(
-            f"{name}: files on the hub need the package huggingface_hub: pip install 'mulo[hub]'."
+            f"{name}: files on the hub need the package huggingface_hub: {how_to_install('hub')}."
         ) from error
 
 
@@ -109,6 +139,8 @@ def _reason(error: Exception) -> str:
     """What went wrong with a request, and what to do."""
     from huggingface_hub import errors
 
+    if isinstance(error, CheckpointError):
+        return str(error)
     if isinstance(error, errors.RevisionNotFoundError):
         return "the repository has no such revision."
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -117,13 +149,13 @@ def _reason(error: Exception) -> str:
         return "the repository has no such file."
     while isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    text = (" ".join(str(error).split())[:160] or type(error).__name__).rstrip(".")
+    text = one_line(error, 160).rstrip(".")
     elsewhere = "fetch the file elsewhere and give its path"
     # `TransportError` is the base class of the HTTP library beneath, of which there are several.
     is_transport = any(base.__name__ == "TransportError" for base in type(error).__mro__)
     if is_transport or isinstance(error, ConnectionError | TimeoutError):
         return (
-            "is not in the hub's local cache, and the hub cannot be reached. Connect to the network, or "
+            "is not on this machine, and the hub cannot be reached. Connect to the network, or "
             f"{elsewhere}. ({text})"
         )
     if isinstance(error, OSError) and error.errno is not None:

@@ -12,12 +12,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from mulo._body import quoted
 from mulo._types import Theta
 from mulo.errors import CheckpointError
 from mulo.names import lookup
+from mulo.printing import quoted
 
 Arrays = Mapping[str, np.ndarray]
 Sizes = Mapping[str, int]
@@ -54,8 +55,8 @@ def from_reference(kind: str, arrays: Arrays) -> tuple[dict[str, Any], Theta]:
 
     Args:
       kind: a key of `mulo.importers.KINDS`.
-      arrays: every array of the reference's theta, float32, by its path in the reference's tree, joined
-        with "/".
+      arrays: every array of the reference's theta, by its path in the reference's tree, joined with "/".
+        Floats of other widths (bfloat16, float16, float64) are converted to float32.
 
     Returns:
       The optimizer's configuration: sizes as found, the rest as the authors of that kind ran it. Theta:
@@ -75,9 +76,19 @@ def from_reference(kind: str, arrays: Arrays) -> tuple[dict[str, Any], Theta]:
     (4, (1,))
     """
     layout = lookup(LAYOUTS, kind, "kind of released theta")
+    arrays = {name: _as_float32(array) for name, array in arrays.items()}
     sizes = _check(layout, arrays)
     theta = layout.to_theta({name: np.asarray(arrays[name]) for name in layout.shapes})
     return layout.to_config(sizes), theta
+
+
+def _as_float32(array: Any) -> np.ndarray:
+    """The array in float32 if it is of another width; what is no float is left to `_check`."""
+    array = np.asarray(array)
+    if array.dtype == np.float32 or not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    with np.errstate(over="ignore", invalid="ignore"):  # an infinity is refused later, by name
+        return array.astype(np.float32)
 
 
 def _check(layout: Layout, arrays: Arrays) -> dict[str, int]:
@@ -106,7 +117,9 @@ def _check_array(name: str, array: np.ndarray, wanted: tuple[int, ...], spelled:
         got = quoted(array.shape)
         raise CheckpointError(f"leaf {quoted(name)} has shape {got}; wanted {wanted}{where_from}")
     if array.dtype != np.float32:
-        raise CheckpointError(f"leaf {quoted(name)} has dtype {array.dtype}; wanted float32")
+        raise CheckpointError(
+            f"leaf {quoted(name)} has dtype {array.dtype}; wanted float32, or floats of another width"
+        )
     if not np.all(np.isfinite(array)):
         num_nonfinite = int(np.sum(~np.isfinite(array)))
         raise CheckpointError(f"leaf {quoted(name)} holds {num_nonfinite} entries that are not finite")

@@ -1,12 +1,19 @@
+import dataclasses
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+from rich.console import Console
 
 from eval_tasks.cli import main
+from eval_tasks.costs import Cost
+from eval_tasks.display import Display
+from eval_tasks.suites import make_suite
 from tests.descriptors import SMALL_FC_H4
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -41,6 +48,7 @@ def test_an_evaluation_ends_with_the_report_of_its_results_and_a_second_run_adds
     command = ["--suite", "long", *TINY, "--optimizer", checkpoint, "--optimizer", "adam-1e-3", "--out", out]
     code, text, err = run_cli(capsys, *command)
     assert (code, err) == (0, "")
+    assert "compiling mine, mlp-w2-d1_digits\n" in text
     content = (out / "results.jsonl").read_bytes()
     records = [json.loads(line) for line in content.splitlines()]
     assert sorted((r["optimizer"], r["num_steps"], r["seed"]) for r in records) == [
@@ -162,3 +170,53 @@ def test_nobody_reads_the_output(command):
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize(("number", "status", "word"), [(15, 143, "terminated"), (2, 130, "interrupted")])
+@pytest.mark.parametrize("ending", ["signal", "Ray's own exception", "Ray's own exit"])
+def test_a_signal_is_one_line_and_an_exit_status(number, status, word, ending, tmp_path, capsys, monkeypatch):
+    """Ray turns what a handler raises into an interruption of its own, or exits with the number itself."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def run(*_):
+        (tmp_path / "my results").mkdir(exist_ok=True)
+        (tmp_path / "my results" / "results.jsonl").touch()
+        if ending == "Ray's own exit" and number == signal.SIGTERM:
+            sys.exit(number)
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        except KeyboardInterrupt:
+            if ending != "signal":
+                raise KeyboardInterrupt from None
+            raise
+
+    monkeypatch.setattr("eval_tasks.cli._run", run)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_cli(capsys, "--suite", "wide", "--optimizer", "adamw", "--out", "my results")
+    command = "mulo-eval --suite wide --optimizer adamw --out 'my results'"
+    assert (code, out) == (status, "")
+    assert err == f"mulo-eval: {word}. Finished runs are kept; go on with: {command}\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_compilation_is_said_at_once_and_then_now_and_then():
+    written = io.StringIO()
+    with Display(Cost(1, 1, 1.0, 1.0), Console(file=written, width=100)) as display:
+        for number in range(3):
+            display.compiling(f"compiling {number}")
+    assert written.getvalue() == "compiling 0\n"
+
+
+def test_names_in_a_checkpoint_are_printed_without_what_controls_a_terminal(tmp_path):
+    import mulo
+    from eval_tasks.contenders import make_contenders
+
+    name = "a\x1b[31m\ud800\u202e" + "x" * 300
+    provenance = {"name": name, "tasks": ["\ud800", name]}
+    path = tmp_path / "mine.mulo"
+    mulo.save(path, dataclasses.replace(SMALL_FC_H4.checkpoint(), provenance=provenance))
+    contender = make_contenders([str(path), "adam-1e-3"])[0]
+    assert contender.label.startswith("a\\x1b[31m\\ud800\\u202exx")
+    assert contender.label.isprintable() and len(contender.label) <= 120
+    make_suite("wide", "smoke", {}, {contender.label: contender.provenance})

@@ -140,7 +140,7 @@ def test_missing_cifar_files_say_what_to_fetch(tmp_path, monkeypatch, folder, me
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"pip install 'mulo\[digits\]'"):
+    with pytest.raises(InputError, match=r"pip install '\.\[digits\]'"):
         load_data("digits")
 
 

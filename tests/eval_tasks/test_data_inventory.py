@@ -112,7 +112,7 @@ def test_a_python_without_its_reference_is_listed(monkeypatch):
         ("dat", "No command is called 'dat'. Did you mean 'data'?"),
         ("wide", "A suite is given as --suite wide, with --optimizer beside it."),
         ("broad", "No command is called 'broad'."),
-        ("data --folder x", "unrecognized arguments: --folder x. See mulo-eval data --help."),
+        ("data --folder x", "No flag is called --folder. See mulo-eval data --help."),
     ],
 )
 def test_wrong_commands_are_one_line(words, message, capsys):

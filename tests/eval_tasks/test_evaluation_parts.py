@@ -28,6 +28,7 @@ from eval_tasks.tuning import NUM_TRIALS, choose, make_grid
 from mulo.errors import InputError
 from tests.closeness import assert_trees_close
 from tests.descriptors import CELO, SMALL_FC_H4
+from tests.eval_tasks.synthetic import make_record
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -397,9 +398,7 @@ def test_every_field_is_part_of_what_a_run_is():
 
 
 def line_of(key, **changes):
-    fields = {"suite": "a", "size": "b", "series": "c", "value": 1, "optimizer": "d", "purpose": "tune"}
-    record = {"key": key, "schema": 2, **fields, "seed": 0, "final_loss": 1.0, "diverged": False, **changes}
-    return json.dumps(record)
+    return json.dumps(make_record(**{"key": key, "purpose": "tune", **changes}))
 
 
 @pytest.mark.parametrize(
@@ -425,7 +424,7 @@ def test_one_process_at_a_time_writes_a_results_file(tmp_path):
         assert len(second) == 1
     (tmp_path / "old").mkdir()
     (tmp_path / "old/results.jsonl").write_text(line_of("1", schema=1) + "\n")
-    with pytest.raises(InputError, match="is of schema 1; this mulo writes schema 2"):
+    with pytest.raises(InputError, match="is not a result of mulo-eval: schema 1, wanted 2"):
         ResultStore(tmp_path / "old", notify=str)
 
 

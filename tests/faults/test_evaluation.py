@@ -51,3 +51,16 @@ def test_an_evaluation_that_is_killed_ends_like_one_that_is_not(tmp_path, start_
     assert num_lines == len(found) == NUM_RUNS
     assert found == wanted
     assert str(killed.parent / "report" / "report.html") in again
+
+
+def test_sigterm_to_an_evaluation_with_a_worker_is_one_line(tmp_path, start_process):
+    """Ray's handlers would end it with SIGABRT and a trace of C++, or with 15."""
+    process = start_process(*COMMAND, "--workers", "1", "--num-steps", "100000", "--out", tmp_path / "out")
+    for line in process.stdout:
+        if "results in" in line:
+            break
+    process.terminate()
+    rest = process.stdout.read().splitlines()
+    process.wait(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, rest
+    assert [line for line in rest if "compiling" not in line] == ["mulo-eval: terminated."]

@@ -20,6 +20,7 @@ from meta_train.executors.pool import Ready
 from meta_train.executors.worker import versions
 from meta_train.meta_update import make_meta_update
 from meta_train.programs import build_programs, slot_shapes
+from tests.faults.conftest import ROOT
 from tests.faults.test_coordinator import CONFIG, train
 
 ray_actors = pytest.importorskip("meta_train.executors.ray_actors")
@@ -28,7 +29,8 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture(scope="module")
 def cluster():
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        patch.setenv("PYTHONPATH", str(ROOT))  # for workers to find the classes here
         warnings.simplefilter("ignore")  # of forking after JAX; the command line starts Ray first
         with open_cluster(WorkerOptions(workers=1)) as cluster:
             yield cluster

@@ -51,7 +51,7 @@ def test_a_run_and_its_digest(tmp_path, capsys):
         ("--estimator nope", "No gradient estimator is called 'nope'."),
         ("--meta-steps -1", "meta_steps is -1"),
         ("--meta-steps many", "invalid int value: 'many'"),
-        ("--metasteps 3", "unrecognized arguments: --metasteps 3"),
+        ("--metasteps 3", "No flag is called --metasteps. Did you mean --meta-steps?"),
         ("--checkpoint-interval 0", "--checkpoint-interval is 0; wanted at least 1."),
         ("--resume no-such-run", "no-such-run is not a run"),
         ("digest no-such-run", "no-such-run is not a run"),

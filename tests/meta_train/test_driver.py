@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from meta_train import driver
+from meta_train import driver, metrics
 from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, resume, run
 from meta_train.errors import DivergedError, StorageError
@@ -342,7 +342,7 @@ def test_a_disk_that_stays_full_stops_the_run_in_one_line_and_keeps_the_checkpoi
 
 
 def test_metrics_that_cannot_be_written_stop_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(RunDirectory, "metrics_path", Path("/dev/full"))
+    monkeypatch.setattr(metrics, "open_to_append", lambda _: Path("/dev/full").open("a"))  # noqa: SIM115
     with pytest.raises(StorageError, match=r"No space left on device\. .* from meta-step 0"):
         run(CONFIG, tmp_path / "run", OPTIONS)
 
@@ -380,7 +380,7 @@ def test_status_of_a_finished_a_running_and_a_beginning_run(whole_run, tmp_path)
     directory = RunDirectory.create(tmp_path / "new", CONFIG)
     with directory.lock():
         assert read_status(directory.path).state == "running"
-        directory.metrics_path.write_text('{"meta_step": 0, "meta_loss": 1.0, "clipped_fraction": 0, ')
+        Path(directory.metrics_path).write_text('{"meta_step": 0, "meta_loss": 1.0, "clipped_fraction": 0, ')
         assert read_status(directory.path).meta_step == 0
     assert "stopped, meta-step 0 of 8" in format_status(read_status(directory.path))
 

@@ -16,7 +16,8 @@ import pytest
 
 import mulo
 from mulo import _body, _envelope
-from mulo.checkpoint_file import read_file, remove_leftovers, write_file
+from mulo.checkpoint_file import read_file, write_file
+from mulo.safe_files import remove_leftovers
 from tests.mulo.hostile_files import change_header, make_array, make_file, make_raw_file, read_theta, refusal
 
 BODY = {"a": {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}, "b": np.int32([1, 2])}
@@ -304,7 +305,7 @@ def test_random_bodies_are_read_or_refused(monkeypatch):
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, call, error):
     path = write(tmp_path / "file", number=1)
 
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     monkeypatch.setattr(os, call, fail)
@@ -335,6 +336,7 @@ KILLED_WRITERS = """
 import os, random, signal, sys, time
 import numpy as np
 from mulo.checkpoint_file import read_file, write_file
+from mulo.safe_files import remove_leftovers
 path = sys.argv[1]
 random.seed(0)
 last = 0

@@ -1,7 +1,9 @@
 """`mulo.load("hf://owner/name/file")`: from the hub's cache, from the hub, or one line of why not."""
 
+import hashlib
 import socket
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from tests.mulo.released_files import COMMIT, file_bytes, hub_server, put_into_c
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
     return tmp_path / "cache"
 
 
@@ -91,22 +94,22 @@ def test_offline_mode_is_one_line(monkeypatch):
     assert "offline mode is enabled" in refusal("hf://amoudgl/celo/theta.state")
 
 
-def test_a_download_goes_to_the_cache(cache, mulo_bytes, monkeypatch):
-    with hub_server(mulo_bytes) as (address, requests):
-        use_server(monkeypatch, address)
+@pytest.mark.usefixtures("cache")
+def test_a_download_is_kept(mulo_bytes, monkeypatch):
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
         first = mulo.load("hf://owner/name@v1/theta.mulo")
-        num_requests = len(requests)
+        num_requests = len(server.requests)
         second = mulo.load("hf://owner/name@v1/theta.mulo")
-    assert requests[0] == ("HEAD", "/owner/name/resolve/v1/theta.mulo")
-    assert num_requests == len(requests)
-    assert (cache / "models--owner--name" / "snapshots" / COMMIT / "theta.mulo").exists()
+    assert server.requests[0] == ("HEAD", "/owner/name/resolve/v1/theta.mulo")
+    assert num_requests == len(server.requests)
     np.testing.assert_array_equal(first.theta["mlp"]["w0"], second.theta["mlp"]["w0"])
 
 
 @pytest.mark.usefixtures("cache")
 def test_what_the_hub_does_not_have_is_one_line(monkeypatch):
-    with hub_server(b"") as (address, _):
-        use_server(monkeypatch, address)
+    with hub_server(b"") as server:
+        use_server(monkeypatch, server.address)
         assert "there is no such repository, or it needs a login" in refusal("hf://other/name/theta.mulo")
         assert "the repository has no such revision" in refusal("hf://owner/name@v2/theta.mulo")
         assert "the repository has no such file" in refusal("hf://owner/name/theta.state")
@@ -115,8 +118,8 @@ def test_what_the_hub_does_not_have_is_one_line(monkeypatch):
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("status", [429, 500])
 def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(status, monkeypatch):
-    with hub_server(b"", status=status) as (address, _):
-        use_server(monkeypatch, address)
+    with hub_server(b"", status=status) as server:
+        use_server(monkeypatch, server.address)
         message = refusal("hf://owner/name/theta.mulo")
     assert "could not be fetched: " in message
     assert str(status) in message
@@ -125,40 +128,114 @@ def test_a_hub_that_answers_with_an_error_is_not_called_unreachable(status, monk
 
 
 def test_a_cache_folder_that_cannot_be_written_is_said(cache, mulo_bytes, monkeypatch):
-    cache.write_text("")  # a file in the folder's place: permissions do not hold for every user
-    with hub_server(mulo_bytes) as (address, _):
-        use_server(monkeypatch, address)
+    (cache.parent / "home").write_text("")  # in the folder's place: permissions do not hold for every user
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
         message = refusal("hf://owner/name/theta.mulo")
     assert "could not be fetched: " in message
     assert "Set HF_HOME to a folder that has room and can be written" in message
 
 
-@pytest.mark.usefixtures("cache")
-def test_a_damaged_download_is_said(monkeypatch):
-    def download(*_, **__):
-        raise OSError("Consistency check failed: file should be of size 3 but has size 2.")
+def files_in(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with hub_server(b"abc") as (address, _):
-        use_server(monkeypatch, address)
-        assert "could not be fetched: Consistency check failed" in refusal("hf://owner/name/theta.mulo")
+
+def test_a_damaged_download_is_not_kept(cache, mulo_bytes, monkeypatch):
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
+        server.body = mulo_bytes[:-1] + b"?"
+        assert "is damaged" in refusal("hf://owner/name/theta.mulo")
+        assert not files_in(cache.parent / "home")
+        server.body = mulo_bytes
+        assert mulo.load("hf://owner/name/theta.mulo").optimizer == SMALL_FC_H4.make()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_download_is_compared_with_what_the_hub_says_of_it(mulo_bytes, monkeypatch):
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
+        server.etag = "0" * 64
+        assert "another SHA-256 than the hub says" in refusal("hf://owner/name/theta.mulo")
+        server.etag = hashlib.sha256(mulo_bytes).hexdigest()
+        assert mulo.load("hf://owner/name/theta.mulo").optimizer == SMALL_FC_H4.make()
+
+
+@pytest.mark.parametrize("whose", ["ours", "the hub's"])
+def test_a_damaged_copy_is_fetched_anew(whose, cache, mulo_bytes, monkeypatch):
+    name = "hf://owner/name/theta.mulo"
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
+        if whose == "ours":
+            mulo.load(name)
+            (copy,) = files_in(cache.parent / "home")
+            copy.write_bytes(b"damaged")
+        else:
+            put_into_cache(cache, "owner/name", "theta.mulo", mulo_bytes[:100])
+        num_requests = len(server.requests)
+        assert mulo.load(name).optimizer == SMALL_FC_H4.make()
+        assert len(server.requests) > num_requests
+        num_requests = len(server.requests)
+        mulo.load(name)
+        assert len(server.requests) == num_requests
+
+
+@pytest.mark.parametrize("etag", ["../../../evil", "/tmp/evil", "a/b", "..", "x" * 5000, ""])
+def test_the_server_names_no_file(etag, cache, mulo_bytes, monkeypatch):
+    before = set(cache.parent.rglob("*"))
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
+        server.etag = etag
+        mulo.load("hf://owner/name/theta.mulo")
+    (file,) = set(files_in(cache.parent)) - before
+    assert file.read_bytes() == mulo_bytes
+    assert file.parent.parent == cache.parent / "home" / "mulo"
+
+
+@pytest.mark.parametrize("length", [None, 100])
+def test_no_more_is_taken_than_is_allowed_whatever_the_server_says(length, cache, monkeypatch):
+    monkeypatch.setattr("mulo.loading.MAX_THETA_BYTES", 10**6)
+    with hub_server(b"", content_length=length) as server:
+        use_server(monkeypatch, server.address)
+        server.is_endless = True
+        message = refusal("hf://owner/name/theta.mulo")
+    wanted = "has more than 1000000 bytes" if length is None else "theta.mulo: is not a checkpoint file"
+    assert f"hf://owner/name/theta.mulo: {wanted.removeprefix('theta.mulo: ')}" in message
+    assert server.num_sent < 10**7
+    assert not files_in(cache.parent / "home")
+
+
+@pytest.mark.parametrize("slow", ["headers", "body"])
+def test_a_slow_server_is_given_up(slow, cache, mulo_bytes, monkeypatch):
+    monkeypatch.setattr("mulo.importers.downloads.START_SECONDS", 0.5)
+    with hub_server(mulo_bytes) as server:
+        use_server(monkeypatch, server.address)
+        server.slow_headers, server.seconds_per_byte = slow == "headers", 0.05
+        began = time.monotonic()
+        message = refusal("hf://owner/name/theta.mulo")
+    assert time.monotonic() - began < 5
+    assert "bytes came in" in message
+    assert not files_in(cache.parent / "home")
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_huge_file_is_not_downloaded(monkeypatch):
-    with hub_server(b"", content_length=2**40) as (address, requests):
-        use_server(monkeypatch, address)
+    with hub_server(b"", content_length=2**40) as server:
+        use_server(monkeypatch, server.address)
         assert f"has {2**40} bytes; wanted at most" in refusal("hf://owner/name/theta.mulo")
-    assert [method for method, _ in requests] == ["HEAD"]
+    assert [method for method, _ in server.requests] == ["HEAD"]
 
 
 def test_without_the_packages_the_command_is_said(cache, monkeypatch):
     put_into_cache(cache, "btherien/mulo", "model.safetensors", file_bytes("mulo"))
-    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    assert "pip install 'mulo[hub]'" in refusal("hf://btherien/mulo/model.safetensors")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    message = refusal("hf://btherien/mulo/model.safetensors")
+    assert (
+        "with the package safetensors: run pip install '.[hub]' in the folder of mulo's checkout" in message
+    )
+    assert "damaged" not in message
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     message = refusal("hf://btherien/mulo/model.safetensors")
-    assert "need the package huggingface_hub: pip install 'mulo[hub]'" in message
+    assert "need the package huggingface_hub: run pip install '.[hub]'" in message
 
 
 @pytest.mark.parametrize(

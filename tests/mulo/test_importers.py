@@ -1,10 +1,13 @@
 """Released thetas of other implementations: array by array into ours, or refused with the leaf's name."""
 
 import hashlib
+import json
 import pickle
+import shlex
 
 import flax.serialization
 import jax
+import jax.numpy as jnp
 import msgpack
 import numpy as np
 import pytest
@@ -110,7 +113,7 @@ def test_every_leaf_is_checked(kind):
             from_reference(kind, {other: array for other, array in arrays.items() if other != name})
         for wrong, text in (
             (arrays[name][None], "has shape"),
-            (arrays[name].astype(np.float64), "has dtype float64; wanted float32"),
+            (arrays[name].astype(np.int32), "has dtype int32; wanted float32"),
             (np.full_like(arrays[name], np.nan), "that are not finite"),
         ):
             with pytest.raises(mulo.CheckpointError, match=f"leaf '{name}'.*{text}"):
@@ -282,3 +285,54 @@ def assert_trains_like(trace, tx, num_steps=5):
             params = jax.tree.map(np.add, params, updates)
     for leaf, param in params.items():
         np.testing.assert_allclose(param, trace[f"quad/params/{leaf}"][num_steps - 1], rtol=1e-5)
+
+
+WIDTHS = {"BF16": jnp.bfloat16, "F16": np.float16, "F64": np.float64}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_floats_of_other_widths_are_converted(width, tmp_path):
+    rounded = {name: array.astype(WIDTHS[width]) for name, array in mulo_arrays().items()}
+    wanted = from_reference("mulo", {name: np.float32(array) for name, array in rounded.items()})[1]
+    (tmp_path / "a.safetensors").write_bytes(safetensors_of(rounded, width))
+    found = import_theta(tmp_path / "a.safetensors", "mulo").theta
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    tree = jax.tree.map(lambda array: np.asarray(array, WIDTHS[width]), TREES["small_fc"]())
+    (tmp_path / "theta.state").write_bytes(flax.serialization.to_bytes(tree))
+    assert import_theta(tmp_path / "theta.state", "small_fc").theta["mlp"]["w0"].dtype == np.float32
+
+
+def safetensors_of(arrays, dtype):
+    """A safetensors file of these arrays, said to be of `dtype`; the library writes no bfloat16 of NumPy."""
+    header, data = {}, b""
+    for name, array in arrays.items():
+        raw = array.tobytes()
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": offsets}
+        data += raw
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + data
+
+
+def test_a_dtype_that_is_no_float_is_named_and_not_called_damage(tmp_path):
+    path = tmp_path / "a.safetensors"
+    eighths = {"x": np.zeros(2, np.uint8)}
+    path.write_bytes(safetensors_of(eighths, "F8_E4M3"))
+    message = refusal(path, lambda path: import_theta(path, "mulo"))
+    assert "leaf 'x' has dtype 'F8_E4M3'; wanted F32, or BF16, F16 or F64, which are converted" in message
+
+
+def test_numbers_that_float32_cannot_hold_are_refused(tmp_path):
+    arrays = {name: np.full(array.shape, 1e300) for name, array in mulo_arrays().items()}
+    (tmp_path / "a.safetensors").write_bytes(safetensors_of(arrays, "F64"))
+    assert "not finite" in refusal(tmp_path / "a.safetensors", lambda path: import_theta(path, "mulo"))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("it's.safetensors", "mulo"), ("my theta", "small_fc")])
+def test_a_file_that_could_be_imported_is_told_how(name, kind, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(file_bytes(kind))
+    message = refusal(path, mulo.load)
+    words = shlex.split(message.partition("software trained: ")[2].partition(" (")[0])
+    assert words[:5] == ["mulo-eval", "import", str(path), "--as", "KIND"]
+    assert words[5:] == ["-o", f"{path.stem}-imported.mulo"]
