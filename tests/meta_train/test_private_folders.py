@@ -2,11 +2,12 @@ import os
 import shutil
 import socket
 import tempfile
+from pathlib import Path
 
 import pytest
 
 from eval_tasks.workers import ports
-from eval_tasks.workers.private_folders import make_temporary_folder
+from eval_tasks.workers.private_folders import compilation_cache, make_temporary_folder
 from meta_train.executors.options import WorkerOptions
 from mulo.errors import InputError
 
@@ -42,6 +43,15 @@ def test_a_folder_that_is_being_made_is_left_alone(folders):
     folders()
     assert os.path.isdir(folder)  # noqa: PTH112
     os.rmdir(folder)  # noqa: PTH106
+
+
+def test_without_a_home_no_programs_are_kept(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", home)
+    assert compilation_cache() is None
 
 
 def test_a_port_that_other_machines_reach_is_found():
