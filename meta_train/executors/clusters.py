@@ -11,8 +11,8 @@ from eval_tasks.workers.clusters import import_module
 
 if TYPE_CHECKING:
     from meta_train.config import MetaTrainConfig
+    from meta_train.executors.interface import WorkerPool
     from meta_train.executors.options import WorkerOptions
-    from meta_train.executors.pool import WorkerPool
 
 
 class Cluster(Protocol):

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 
 from meta_train.executors.clusters import open_cluster
-from meta_train.executors.coordinator import DistributedExecutor
+from meta_train.executors.distributed import DistributedExecutor
+from meta_train.executors.interface import Ready
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.pool import Ready
 from meta_train.executors.worker import versions
 from meta_train.meta_update import make_meta_update
 from meta_train.programs import build_programs, slot_shapes
-from tests.faults.test_coordinator import CONFIG, train
+from tests.faults.test_distributed import CONFIG, train
 
 ray_actors = pytest.importorskip("meta_train.executors.ray_actors")
 pytestmark = pytest.mark.usefixtures("standard_promotion")
