@@ -14,7 +14,7 @@ _POLL_SECONDS = 0.5
 """How often deadlines are looked at while nothing happens."""
 
 _GATHER_SECONDS = 30.0
-"""At the beginning, the rest of the workers is waited for, so long after there are enough."""
+"""At the beginning, workers that are still compiling are waited for, so long after there are enough."""
 
 _STOP_SECONDS = 20.0
 """After a signal, the meta-step under way has so long to come to its end."""
@@ -33,7 +33,7 @@ class Member:
     refused: bool = False  # keeps its place and its device, and is asked nothing
     request: Request | None = None  # that it has not answered
     since: float = 0.0  # clock: when it began what it is waited for
-    patience: float = math.inf  # seconds after that it is taken to hang
+    patience: float = math.inf  # seconds after which it is taken to hang; infinite while nothing is awaited
 
     @property
     def name(self) -> str:
@@ -89,12 +89,13 @@ class Crew:
         return {i: m for i, m in self._members.items() if m.facts is not None and not m.refused}
 
     def gather(self) -> None:
-        """Waits until all workers are ready; when there are enough to begin, not long for the rest."""
+        """Waits until all workers that have room are ready; when there are enough to begin, not for long."""
         enough_since: float | None = None
-        while len(self._present()) < len(self._failures):
+        while True:
             if self.ready():
                 enough_since = self._clock() if enough_since is None else enough_since
-                if self._clock() - enough_since > _GATHER_SECONDS:
+                starting = any(m.facts is None and m.patience < math.inf for m in self._members.values())
+                if not starting or self._clock() - enough_since > _GATHER_SECONDS:
                     return
             self.poll()
 
