@@ -88,7 +88,6 @@ class FakePool:
         worker = self.workers[worker_id]
         worker.num_calls += 1
         worker.seen.append(request)
-        assert self.clock.now > worker.free_at - 1e-6, "one call at a time"
         if not worker.alive:
             return
         answer = worker.slots.carry_out(request)
