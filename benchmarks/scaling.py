@@ -12,8 +12,8 @@ from typing import Any
 
 from meta_train.config import MetaTrainConfig
 from meta_train.executors.clusters import open_cluster
+from meta_train.executors.interface import Answered, Event, Ready, Started
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.pool import Answered, Event, Ready, Started
 
 CONFIG = MetaTrainConfig(
     tasks=("mlp-w32-d2_digits",),
@@ -33,7 +33,7 @@ WORK_SECONDS = 1.0
 class SleepingPool:
     """Workers that answer at once what they are made to answer: the driver's work is all that is left.
 
-    See `meta_train.executors.pool.WorkerPool`. Nothing is sent anywhere: sending is not measured.
+    See `meta_train.executors.interface.WorkerPool`. Nothing is sent anywhere: sending is not measured.
     """
 
     def __init__(self, gradient: Any, statistics_: Any, state: Any):
@@ -51,8 +51,7 @@ class SleepingPool:
 
     def submit(self, worker_id: int, request: Any) -> None:
         """See `WorkerPool`."""
-        from meta_train.executors.base import SlotResult
-        from meta_train.executors.messages import Answer, SlotAnswer
+        from meta_train.executors.messages import Answer, SlotAnswer, SlotResult
 
         result = SlotResult(self._gradient, self._statistics, 2)
         slots = {
@@ -70,9 +69,6 @@ class SleepingPool:
     def end(self, worker_id: int) -> None:
         """See `WorkerPool`."""
 
-    def publish(self, report: Any) -> None:
-        """See `WorkerPool`."""
-
     def close(self) -> None:
         """See `WorkerPool`."""
 
@@ -82,7 +78,7 @@ def driver_row(num_slots: int, num_workers: int, num_meta_steps: int) -> dict[st
     import jax
     import numpy as np
 
-    from meta_train.executors.coordinator import DistributedExecutor
+    from meta_train.executors.distributed import DistributedExecutor
     from meta_train.meta_optimizer import make_meta_optimizer
     from meta_train.meta_update import make_meta_update
     from meta_train.programs import addressed_key, build_optimizer, build_programs, slot_shapes
@@ -128,7 +124,7 @@ def efficiency_rows(num_meta_steps: int) -> list[dict[str, Any]]:
     with open_cluster(WorkerOptions(workers=1)) as cluster:
         import jax
 
-        from meta_train.executors.coordinator import DistributedExecutor
+        from meta_train.executors.distributed import DistributedExecutor
         from meta_train.executors.local import LocalExecutor
         from meta_train.meta_update import make_meta_update
         from meta_train.programs import build_programs, slot_shapes
@@ -153,7 +149,7 @@ def efficiency_rows(num_meta_steps: int) -> list[dict[str, Any]]:
 
 def _snapshot_row(cluster: Any, update: Any, shapes: Any, num_blocks: int) -> dict[str, Any]:
     """The price of snapshots at the default interval: two executors, in turn, a whole interval at a time."""
-    from meta_train.executors.coordinator import DistributedExecutor
+    from meta_train.executors.distributed import DistributedExecutor
 
     block = WorkerOptions(workers=2).snapshot_interval
     seconds: dict[int, list[float]] = {block: [], 10**6: []}
@@ -219,7 +215,7 @@ def _run(executor: Any, update: Any, num_meta_steps: int) -> dict[str, Any]:
         "inner_steps_per_second": inner_steps / timed,
         "digest": theta_digest(training.theta)[:12],
     }
-    row |= {key: report[key] for key in ("driver_seconds", "snapshot_bytes") if key in report}
+    row |= {key: report[key] for key in ("driver_seconds",) if key in report}
     return row
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from meta_train.config import MetaTrainConfig
 from meta_train.display import Display
 from meta_train.errors import DivergedError, ExecutorError, InterruptedMetaStepError
-from meta_train.executors.base import Executor
 from meta_train.executors.clusters import Cluster, open_cluster
-from meta_train.executors.coordinator import DistributedExecutor
+from meta_train.executors.distributed import DistributedExecutor
+from meta_train.executors.interface import Executor
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
 from meta_train.executors.worker import versions

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from meta_train.config import MetaTrainConfig
-from meta_train.executors.base import SlotResult
+from meta_train.executors.messages import SlotResult
 from meta_train.meta_update import UpdateStatistics
 
 

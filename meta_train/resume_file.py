@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from meta_train.config import MetaTrainConfig
+from meta_train.executors.messages import History
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
-from meta_train.recovery import History
 from meta_train.slot import SlotState
 from meta_train.validation import Best, no_best
 from mulo.checkpoint_file import fit, read_file, to_body, write_file

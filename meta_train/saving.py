@@ -9,7 +9,7 @@ import numpy as np
 
 from meta_train.config import MetaTrainConfig
 from meta_train.errors import StorageError
-from meta_train.executors.base import Executor
+from meta_train.executors.interface import Executor
 from meta_train.export import export_theta
 from meta_train.resume_file import Identity, ResumeState, read_theta, write_resume_file
 from meta_train.run_directory import RunDirectory, how_to_resume

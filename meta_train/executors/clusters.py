@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import os
 
     from meta_train.config import MetaTrainConfig
+    from meta_train.executors.interface import WorkerPool
     from meta_train.executors.options import WorkerOptions
-    from meta_train.executors.pool import WorkerPool
 
 
 class Cluster(Protocol):

@@ -5,10 +5,9 @@ from types import TracebackType
 from typing import Any
 
 from meta_train.config import MetaTrainConfig
-from meta_train.executors.base import SlotResult
+from meta_train.executors.messages import History, SlotResult
 from meta_train.executors.worker import SlotWorker
 from meta_train.programs import CompiledProgram
-from meta_train.recovery import History
 from meta_train.slot import SlotState
 from mulo.optimizers.base import Theta
 
@@ -34,21 +33,21 @@ class LocalExecutor:
             self._worker.place(slot_index, None, 0)
 
     def advance(self, theta: Theta, meta_step: int) -> list[SlotResult]:
-        """See `meta_train.executors.base.Executor`."""
+        """See `meta_train.executors.interface.Executor`."""
         return self._worker.advance(self._slots, theta, meta_step)
 
     def snapshot(self) -> list[SlotState]:
-        """See `meta_train.executors.base.Executor`."""
+        """See `meta_train.executors.interface.Executor`."""
         return [self._worker.state(slot_index) for slot_index in self._slots]
 
     def known_states(self, meta_step: int) -> tuple[list[SlotState | None], History]:
-        """See `meta_train.executors.base.Executor`. Between meta-steps only."""
+        """See `meta_train.executors.interface.Executor`. Between meta-steps only."""
         return list(self.snapshot()), History((meta_step,) * len(self._slots), ())
 
     def restore(
         self, slot_states: list[SlotState | None], meta_step: int, history: History | None = None
     ) -> None:
-        """See `meta_train.executors.base.Executor`."""
+        """See `meta_train.executors.interface.Executor`."""
         history = history or History((meta_step,) * len(self._slots), ())
         for slot_index, state in zip(self._slots, slot_states, strict=True):
             first = history.meta_steps[slot_index]
@@ -57,7 +56,7 @@ class LocalExecutor:
                 self._worker.advance([slot_index], theta, step)
 
     def report(self) -> dict[str, Any]:
-        """See `meta_train.executors.base.Executor`."""
+        """See `meta_train.executors.interface.Executor`."""
         return {}
 
     def __enter__(self) -> "LocalExecutor":

@@ -1,13 +1,20 @@
-"""What driver and workers say to each other: NumPy arrays and numbers in NamedTuples. Imports no JAX."""
+"""All that crosses a process boundary: NumPy arrays and numbers in NamedTuples. Imports no JAX."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from meta_train.executors.base import SlotResult
-    from meta_train.slot import SlotState
+    from meta_train.slot import SlotState, SlotStatistics
     from mulo.optimizers.base import Theta
+
+
+class SlotResult(NamedTuple):
+    """What one slot answers."""
+
+    gradient: Theta
+    statistics: SlotStatistics
+    num_copies: int  # inner runs that each pair was: 2, or 1 without perturbations
 
 
 class Start(NamedTuple):
@@ -61,3 +68,14 @@ class Facts(NamedTuple):
     device_kind: str
     versions: dict[str, str]
     seconds: float  # that reading data and compiling took
+
+
+class History(NamedTuple):
+    """How slots come from states of different ages to one meta-step: by doing again what was done since."""
+
+    meta_steps: tuple[int, ...]  # each slot's state is that before this meta-step; none = a run begins there
+    thetas: tuple[Theta, ...]  # of all meta-steps from the oldest of these on
+
+    def since(self, slot_index: int) -> tuple[Theta, ...]:
+        """The thetas that the state of a slot has not seen, the oldest first."""
+        return self.thetas[self.meta_steps[slot_index] - min(self.meta_steps) :]

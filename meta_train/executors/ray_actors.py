@@ -5,30 +5,24 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
-from ray.util.metrics import Gauge
 
 from eval_tasks.workers.errors import ClusterLostError
 from eval_tasks.workers.private_folders import compilation_cache
 from eval_tasks.workers.ray_clusters import RayCluster, actor_options, one_line
 from meta_train.config import MetaTrainConfig
 from meta_train.errors import ExecutorError
+from meta_train.executors.interface import Answered, Died, Event, Ready, Started
 from meta_train.executors.messages import Answer, Facts, Request
-from meta_train.executors.pool import Answered, Died, Event, Ready, Started
 from mulo.errors import InputError
 from mulo.safe_files import make_folder, open_file
 
 _log = logging.getLogger(__name__)
-
-_PUBLISHED = (
-    *("num_workers", "worker_inner_steps_per_second", "worker_busy_fraction", "executor_seconds"),
-    *("driver_seconds", "restarts", "replays"),
-)
 
 
 class WorkerActor:
@@ -89,7 +83,7 @@ class WorkerCluster(RayCluster):
 
 
 class RayPool:
-    """See `meta_train.executors.pool.WorkerPool`."""
+    """See `meta_train.executors.interface.WorkerPool`."""
 
     actor_class = WorkerActor
 
@@ -104,12 +98,11 @@ class RayPool:
         self._cluster, self._config, self._log_folder = cluster, config, log_folder
         self._actors: dict[int, Any] = {}
         self._refs: dict[Any, tuple[int, Callable[[int, Any], Event]]] = {}
-        self._gauges: dict[str, Gauge] = {}
         if log_folder is not None:
             make_folder(log_folder).close()
 
     def start(self, worker_id: int, place: int) -> None:
-        """See `meta_train.executors.pool.WorkerPool`."""
+        """See `meta_train.executors.interface.WorkerPool`."""
         if not self._cluster.is_there():
             return
         log = None
@@ -122,11 +115,11 @@ class RayPool:
         self._expect(actor.prepare.remote(self._config, need_gpu), worker_id, Ready)
 
     def submit(self, worker_id: int, request: Request) -> None:
-        """See `meta_train.executors.pool.WorkerPool`."""
+        """See `meta_train.executors.interface.WorkerPool`."""
         self._expect(self._actors[worker_id].carry_out.remote(request), worker_id, Answered)
 
     def poll(self, timeout: float) -> list[Event]:
-        """See `meta_train.executors.pool.WorkerPool`."""
+        """See `meta_train.executors.interface.WorkerPool`."""
         try:
             self._cluster.check()
         except ClusterLostError as error:
@@ -140,30 +133,15 @@ class RayPool:
         return [event for ref in done if (event := self._event(ref)) is not None]
 
     def end(self, worker_id: int) -> None:
-        """See `meta_train.executors.pool.WorkerPool`."""
+        """See `meta_train.executors.interface.WorkerPool`."""
         actor = self._actors.pop(worker_id, None)
         self._refs = {ref: entry for ref, entry in self._refs.items() if entry[0] != worker_id}
         if actor is not None and self._cluster.is_there():
             with contextlib.suppress(ray.exceptions.RayError):
                 ray.kill(actor, no_restart=True)
 
-    def publish(self, report: Mapping[str, Any]) -> None:
-        """See `meta_train.executors.pool.WorkerPool`. Only `ray[default]` hands it on to Prometheus."""
-        for name in _PUBLISHED:
-            value = report[name]
-            gauge = self._gauges.get(name)
-            if gauge is None:
-                tags = ("worker",) if isinstance(value, dict) else ()
-                gauge = Gauge(f"mulo_{name}", description=name.replace("_", " "), tag_keys=tags)
-                self._gauges[name] = gauge
-            if isinstance(value, dict):
-                for place, number in value.items():
-                    gauge.set(number, tags={"worker": place})
-            else:
-                gauge.set(value)
-
     def close(self) -> None:
-        """See `meta_train.executors.pool.WorkerPool`."""
+        """See `meta_train.executors.interface.WorkerPool`."""
         if not self._cluster.lost:
             for worker_id in list(self._actors):
                 self.end(worker_id)

@@ -11,8 +11,7 @@ import jaxlib
 import numpy as np
 
 from meta_train.config import MetaTrainConfig
-from meta_train.executors.base import SlotResult
-from meta_train.executors.messages import Answer, Facts, Order, Request, SlotAnswer
+from meta_train.executors.messages import Answer, Facts, Order, Request, SlotAnswer, SlotResult
 from meta_train.programs import CompiledProgram, addressed_key, build_optimizer
 from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys, SlotState

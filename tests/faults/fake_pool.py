@@ -7,10 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import numpy as np
 
+from meta_train.executors.interface import Answered, Died, Event, Ready, Started
 from meta_train.executors.messages import Answer, Facts, Request
-from meta_train.executors.pool import Answered, Died, Event, Ready, Started
 from meta_train.executors.worker import SlotWorker
 
 SECONDS_PER_TRUNCATION = 1.0
@@ -116,9 +115,6 @@ class FakePool:
     def end(self, worker_id):
         self.workers[worker_id].alive = False
 
-    def publish(self, report):
-        self.published = report
-
     def close(self):
         self.closed = True
 
@@ -138,7 +134,3 @@ def change_gradients(answer, change):
         for slot, a in answer.slots.items()
     }
     return answer._replace(slots=slots)
-
-
-def with_nan(leaf):
-    return np.full_like(leaf, np.nan)

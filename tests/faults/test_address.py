@@ -80,8 +80,6 @@ def test_machines_join_and_are_lost(machines, tmp_path, start_process):
     out = tmp_path / "run"
     flags = ["--meta-steps", "100000", "--checkpoint-interval", "10", "--workers", "2", "--min-workers", "1"]
     flags += ["--address", machines.address, "--out", out]
-    # Slots of some 20 ms: nothing moves for less than 10.
-    flags += ["--truncation-length", "50", "--min-horizon", "50", "--max-horizon", "300"]
     process = start_process("-m", "meta_train.cli", *FLAGS, *flags, **machines.environment)
     wait_for(lambda: len(checkpoints(out)) > 1, process)
     assert last_record(out)["worker_slots"] == {"0": 4}

@@ -16,9 +16,9 @@ from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, run
 from meta_train.errors import ExecutorError
 from meta_train.executors import crew
+from meta_train.executors.interface import Died
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.pool import Died
 from meta_train.executors.worker import versions
 from meta_train.meta_update import make_meta_update
 from meta_train.programs import build_programs
@@ -28,7 +28,7 @@ from mulo import load
 from mulo.checkpoint_file import theta_digest
 from mulo.errors import CheckpointError
 from tests.faults.fake_pool import FakePool
-from tests.faults.test_coordinator import CONFIG, train
+from tests.faults.test_distributed import CONFIG, train
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -12,12 +12,12 @@ from meta_train import driver, initial_theta, slot
 from meta_train.config import MetaTrainConfig
 from meta_train.driver import RunOptions, resume, run
 from meta_train.executors.local import LocalExecutor
+from meta_train.executors.messages import History
 from meta_train.initial_theta import keep_initial, read_initial
 from meta_train.meta_optimizer import learning_rate_schedule
 from meta_train.perturbations import draw_perturbations
 from meta_train.presets import PRESETS
 from meta_train.programs import build_optimizer, build_programs
-from meta_train.recovery import History
 from meta_train.run_directory import RunDirectory
 from meta_train.schedules import first_steps, steps_left
 from meta_train.slot import SlotKeys

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from meta_train.executors.base import SlotResult
+from meta_train.executors.messages import SlotResult
 from meta_train.meta_update import UpdateStatistics
 from meta_train.presets import PRESETS
 from meta_train.records import make_record

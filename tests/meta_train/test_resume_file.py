@@ -7,9 +7,9 @@ import pytest
 from meta_train import resume_file
 from meta_train.config import MetaTrainConfig
 from meta_train.executors.local import LocalExecutor
+from meta_train.executors.messages import History
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.programs import addressed_key, build_optimizer, build_programs
-from meta_train.recovery import History
 from meta_train.resume_file import Identity, ResumeState, read_resume_file, read_theta, write_resume_file
 from meta_train.validation import no_best
 from mulo.checkpoint_file import read_file, write_file

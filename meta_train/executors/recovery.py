@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax
-
 from meta_train.config import MetaTrainConfig
-from meta_train.executors.messages import Start
+from meta_train.executors.messages import History, Start
 from meta_train.schedules import first_steps
 from meta_train.slot import SlotState
 from mulo.optimizers.base import Theta
@@ -15,17 +13,6 @@ from mulo.optimizers.base import Theta
 class _Snapshot(NamedTuple):
     meta_step: int  # the state is that before this meta-step
     state: SlotState | None  # None: the slot begins its first inner run there
-
-
-class History(NamedTuple):
-    """How slots come from states of different ages to one meta-step: by doing again what was done since."""
-
-    meta_steps: tuple[int, ...]  # each slot's state is that before this meta-step; none = a run begins there
-    thetas: tuple[Theta, ...]  # of all meta-steps from the oldest of these on
-
-    def since(self, slot_index: int) -> tuple[Theta, ...]:
-        """The thetas that the state of a slot has not seen, the oldest first."""
-        return self.thetas[self.meta_steps[slot_index] - min(self.meta_steps) :]
 
 
 class Recovery:
@@ -69,7 +56,7 @@ class Recovery:
         self._snapshots[slot_index] = _Snapshot(meta_step, state)
 
     def is_current(self, slot_index: int, meta_step: int) -> bool:
-        """Whether the slot can be given to another worker without doing anything again."""
+        """Whether another worker could have the slot before `meta_step` without doing anything again."""
         return self._snapshots[slot_index].meta_step == meta_step
 
     def start(self, slot_index: int, meta_step: int, *, to_advance: bool) -> Start:
@@ -89,8 +76,3 @@ class Recovery:
             snapshot = _Snapshot(last_begun, None)
         thetas = tuple(self._thetas[step] for step in range(snapshot.meta_step, meta_step))
         return Start(snapshot.state, snapshot.meta_step, thetas)
-
-    def num_bytes(self) -> int:
-        """Memory of snapshots and thetas."""
-        trees = ([snapshot.state for snapshot in self._snapshots], list(self._thetas.values()))
-        return sum(leaf.nbytes for leaf in jax.tree.leaves(trees))

@@ -6,16 +6,16 @@ import pytest
 
 from meta_train.config import MetaTrainConfig
 from meta_train.errors import ExecutorError, InterruptedMetaStepError
-from meta_train.executors.coordinator import DistributedExecutor
+from meta_train.executors.distributed import DistributedExecutor
+from meta_train.executors.interface import Answered, Died, Ready
 from meta_train.executors.local import LocalExecutor
 from meta_train.executors.messages import Facts
 from meta_train.executors.options import WorkerOptions
-from meta_train.executors.pool import Answered, Died, Ready
 from meta_train.meta_optimizer import make_meta_optimizer
 from meta_train.meta_update import make_meta_update
 from meta_train.programs import addressed_key, build_optimizer, build_programs, slot_shapes
 from mulo.checkpoint_file import theta_digest
-from tests.faults.fake_pool import FakePool, change_gradients, with_nan
+from tests.faults.fake_pool import FakePool, change_gradients
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -260,12 +260,19 @@ MISSHAPEN = {
 
 
 @pytest.mark.parametrize("kind", MISSHAPEN)
-def test_a_worker_that_answers_what_cannot_be_is_quarantined(programs, update, quiet, kind):
+def test_a_worker_that_answers_what_cannot_be_is_replaced(programs, update, quiet, kind):
     fault = once(at(5, 1), lambda call: MISSHAPEN[kind](call.answer))
     setting = Setting(programs, 2, fault)
     assert train(setting.executor, update) == quiet
-    (line,) = setting.heard("quarantined")
+    (line,) = setting.heard("is lost: its answer cannot be right")
     assert "worker 1" in line and "\n" not in line
+    assert setting.executor.report()["restarts"] == 1
+
+
+def test_workers_that_answer_nothing_else_end_the_run(programs, update):
+    setting = Setting(programs, 2, lambda call: change_gradients(call.answer, lambda leaf: leaf[None]))
+    with pytest.raises(ExecutorError, match=r"6 workers were lost one after the other.*cannot be right"):
+        train(setting.executor, update)
 
 
 def test_misshapen_states_are_no_snapshots(programs, update, quiet):
@@ -278,45 +285,7 @@ def test_misshapen_states_are_no_snapshots(programs, update, quiet):
 
     setting = Setting(programs, 2, once(at(4), damage), snapshot_interval=2)
     assert train(setting.executor, update) == quiet
-    assert setting.heard("its state has a leaf bool[3]")
-
-
-@pytest.mark.parametrize("num_workers", [1, 2, 3])
-def test_a_worker_that_answers_nan_is_quarantined_and_its_slots_redone_elsewhere(
-    programs, update, quiet, num_workers
-):
-    def fault(call):
-        poisoned = (
-            call.worker.worker_id == 0 and call.request.meta_step >= 5 and call.request.theta is not None
-        )
-        return change_gradients(call.answer, with_nan) if poisoned else call.answer
-
-    setting = Setting(programs, num_workers, fault)
-    assert train(setting.executor, update) == quiet
-    assert setting.heard("is not finite")
-    if num_workers > 1:
-        (line,) = setting.heard("quarantined")
-        assert "worker 0 (no. 0" in line
-
-
-def test_a_device_that_is_quarantined_twice_is_kept_idle(programs, update, quiet):
-    def fault(call):
-        return (
-            change_gradients(call.answer, lambda leaf: leaf[None]) if call.worker.place == 1 else call.answer
-        )
-
-    setting = Setting(programs, 2, fault)
-    assert train(setting.executor, update) == quiet
-    assert len(setting.heard("quarantined for good, with its device")) == 1
-    assert [w.alive for w in setting.pool.workers.values()] == [True, False, True]
-    assert setting.executor.report()["worker_slots"] == {"0": NUM_SLOTS}
-
-
-def test_when_all_devices_are_quarantined_the_run_ends(programs, update):
-    setting = Setting(programs, 2, lambda call: change_gradients(call.answer, lambda leaf: leaf[None]))
-    with pytest.raises(ExecutorError, match=r"No worker is left that can be trusted\. The last: s") as caught:
-        train(setting.executor, update)
-    assert "\n" not in str(caught.value)
+    assert setting.heard("has a leaf bool[3]")
 
 
 def explosive(compiled):
@@ -330,8 +299,8 @@ def explosive(compiled):
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_gradients_that_are_not_finite_everywhere_are_results(programs, num_workers):
-    """An inner run may really explode: the same bits elsewhere, and nobody is blamed."""
+def test_gradients_that_are_not_finite_are_results(programs, num_workers):
+    """An inner run may really explode: nobody is blamed."""
     theta = build_optimizer(CONFIG).init_theta(addressed_key(CONFIG.seed, "theta"))
     bad = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), theta)
     programs = {task: explosive(compiled) for task, compiled in programs.items()}
@@ -342,23 +311,7 @@ def test_gradients_that_are_not_finite_everywhere_are_results(programs, num_work
     assert not np.isfinite(expected[1][0].gradient["mlp"]["w0"]).all()
     for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-    assert setting.heard("is not finite; it is computed again elsewhere")
-    assert not setting.heard("quarantined")
-
-
-def test_slots_of_a_slow_worker_move_to_the_others(programs, update, quiet):
-    def fault(call):
-        call.worker.slowness = 4.0 if call.worker.place == 0 and call.request.meta_step >= 2 else 1.0
-        return call.answer
-
-    setting = Setting(programs, 2, fault)
-    assert train(setting.executor, update) == quiet
-    report = setting.executor.report()
-    assert report["worker_slots"]["0"] < report["worker_slots"]["1"]
-    assert report["moves"] > 0
-    assert report["replays"] == report["restarts"] == 0
-    speed = report["worker_inner_steps_per_second"]
-    assert speed["0"] < speed["1"]
+    assert not setting.heard("is lost")
 
 
 def test_a_worker_that_joins_gets_slots_within_a_few_meta_steps(programs, update, quiet):
