@@ -37,6 +37,7 @@ def types(tree):
     return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x), jax.typeof(x).weak_type), tree)
 
 
+@pytest.mark.numeric
 def test_jit_and_op_by_op_agree(tx, params, grads, wanted):
     assert_trees_close(wanted, run(make_step(tx), params, tx.init(params), grads))
 
@@ -61,6 +62,7 @@ def test_init_is_shapes_only(tx, params):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), got) == jax.tree.map(lambda x: (x.shape, x.dtype), real)
 
 
+@pytest.mark.numeric
 def test_vmap_over_theta_and_one_theta_at_a_time_agree(row, params, grads):
     optimizer = row.make()
     both = [optimizer.init_theta(jax.random.key(seed)) for seed in (3, 4)]

@@ -19,6 +19,7 @@ QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_r
 VELO_LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3", "g_square", "h_col"]
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     "name",
     [
@@ -41,6 +42,7 @@ def test_velo_agrees_with_the_reference(name, capsys):
     assert "TOO FAR" not in output
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(
     ("name", "num_arrays"),
     [("celo2_random.npz", 14), ("celo_pretrained.npz", 62), ("celo_adam_pretrained.npz", 44)],
@@ -74,6 +76,7 @@ def test_weights_drawn_otherwise_than_recorded_are_refused(tmp_path, capsys):
     assert "have not the digest" in capsys.readouterr().err
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("name", ["sp_small_fc_lopt_h4", "sp_small_fc_lopt_h32", "mup_small_fc_lopt_h32"])
 def test_the_optimizer_agrees_with_the_reference(name, capsys):
     assert conformance.main([str(GOLDEN / f"{name}.npz")]) == 0
