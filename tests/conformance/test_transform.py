@@ -62,7 +62,6 @@ def test_init_is_shapes_only(tx, params):
     assert jax.tree.map(lambda x: (x.shape, x.dtype), got) == jax.tree.map(lambda x: (x.shape, x.dtype), real)
 
 
-@pytest.mark.numeric
 def test_vmap_over_theta_and_one_theta_at_a_time_agree(row, params, grads):
     optimizer = row.make()
     both = [optimizer.init_theta(jax.random.key(seed)) for seed in (3, 4)]

@@ -19,13 +19,12 @@ QUANTITIES = ["params", "steps", "acc_last/mom", "acc_last/rms", "acc_last/fac_r
 VELO_LEAVES = ["a_scalar", "b_vector", "c_matrix", "d_tall", "e_conv", "f_tensor3", "g_square", "h_col"]
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize(
     "name",
     [
         pytest.param("velo_small", marks=pytest.mark.slow),  # the same code as the released size
-        "velo_default",
-        "mu_velo_small",
+        pytest.param("velo_default", marks=pytest.mark.numeric),
+        pytest.param("mu_velo_small", marks=pytest.mark.numeric),
         pytest.param("mu_velo_small_interp100_pscale", marks=pytest.mark.slow),
     ],
 )
