@@ -5,11 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := $(or $(DEMO),runs/demo-$(shell date -u +%Y%m%d-%H%M%S))
 
-.PHONY: help demo test test-faults test-slow test-browser lint lock clean
+.PHONY: help demo test test-numeric test-matrix test-faults test-slow test-browser lint lock clean
 
 help:
 	@echo "make demo       meta-train a small learned optimizer and evaluate it at 4 to 16 times the width"
 	@echo "make test       run the tests"
+	@echo "make test-numeric  run a fixed set of tests of numbers, compiled as for users; minutes"
+	@echo "make test-matrix  run the tests on each Python in PYTHONS that is installed"
 	@echo "make test-faults  run the tests that kill processes of whole runs"
 	@echo "make test-slow  run the tests that take minutes each, and those of numbers as users compile"
 	@echo "make test-browser  run the tests of the report in Chromium (needs chromium)"
@@ -31,6 +33,18 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# A fixed, small set, compiled as for users: recordings of the references, the estimators' statistics, jit
+# against op by op, numbers of threads. All others of that kind are in test-slow.
+test-numeric: $(READY)
+	XLA_FLAGS= $(BIN)/python -m pytest -m numeric --numprocesses 2 --dist worksteal
+
+# Each Python in its own folder, $(VENV)-3.12 and so on, with the versions that requirements.lock has for it.
+# One that is not installed is left out, and said; at the end a line for each.
+PYTHONS ?= 3.11 3.12 3.13
+MATRIX_TARGET ?= test
+test-matrix:
+	@PYTHONS="$(PYTHONS)" VENV="$(VENV)" MAKE="$(MAKE)" tests/matrix.sh $(MATRIX_TARGET)
 
 # The tests marked fault: whole runs and clusters whose processes are killed, compiled as for users.
 test-faults: $(READY)

@@ -104,6 +104,9 @@ def _check_data(model: str, data_set: str) -> None:
 def parse_task_name(name: str) -> TaskName:
     """Takes a task name apart; the inverse of `str(TaskName(...))`.
 
+    Args:
+      name: such as "mlp-w128-d3_cifar10-16".
+
     Raises:
       InputError: not of the form MODEL-wWIDTH-dDEPTH_DATASET, with -hHEADS and -rSCALING after the depth
         where the model takes them, or a part is wrong.

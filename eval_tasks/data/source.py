@@ -266,7 +266,15 @@ def hold_out(source: Source, fraction: float = 0.2) -> Any:
 
 
 def whole_split(source: Source, split: SplitName) -> Any:
-    """All of "train" or "validation" as one batch, in a fixed order."""
+    """All of "train" or "validation" as one batch, in a fixed order.
+
+    Args:
+      source: the data set.
+      split: "train" or "validation".
+
+    Returns:
+      Batch of all examples; of text, a `TextBatch`.
+    """
     return source.take(split, jnp.arange(source.num_examples(split)))
 
 

@@ -1,8 +1,14 @@
 """The names that users write, and how they are called. A change here is a change for them."""
 
+import ast
 import inspect
 
+import pytest
+
+import eval_tasks
+import meta_train
 import mulo
+from tests.architecture.sources import ROOT
 
 SIGNATURES = {
     "Celo": "(*, lstm_hidden_size=64, hidden_size=4, step_mult=0.001, exp_mult=0.001, learned_rate=True)",
@@ -50,6 +56,27 @@ MUP_SIGNATURES = {
     "residual_multiplier": "(depth, scaling='sqrt')",
     "scale_by_mup": "(mup, optimizer)",
 }
+EVAL_TASKS_SIGNATURES = {
+    "Batch": "(image, label)",
+    "DataSource": "(*, train, validation, name, num_classes, mean, std, files, digest)",
+    "Source": "an abstract class",
+    "Task": "(*, name, parametrization, init, loss, accuracy, source, mup, guessing_loss, draw_batch=..., "
+    "init_state=..., loss_and_state=None, evaluate=None, activations=None)",
+    "TaskName": "(model, width, depth, data_set, heads=None, residual=None)",
+    "TextBatch": "(tokens, targets)",
+    "TextSource": "(*, train, validation, name, context_length, files, digest)",
+    "draw_batch": "(source, split, key, batch_size)",
+    "load_data": "(name, data_dir=None, *, placement=None)",
+    "make_task": "(name, parametrization, source=None, base_width=None)",
+    "parse_task_name": "(name)",
+    "whole_split": "(source, split)",
+}
+META_TRAIN_SIGNATURES = {
+    "MetaTrainConfig": "a configuration",  # its fields are the flags of mulo-meta-train
+    "PRESETS": "a table",
+    "resume": "(out, options=None, cluster=None)",
+    "run": "(config, out, options=None, cluster=None)",
+}
 
 
 def _describe(value: object) -> str:
@@ -61,15 +88,68 @@ def _describe(value: object) -> str:
         return "an error"
     if value is mulo.mup.Role:
         return "an enumeration"
+    if value is meta_train.MetaTrainConfig:
+        return "a configuration"
+    if inspect.isabstract(value):
+        return "an abstract class"
     if not callable(value):
         return "a table"
     signature = inspect.signature(value)
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    bare = [_bare(p) for p in signature.parameters.values()]
     return str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
 
 
-def test_public_names_and_signatures():
-    assert {name: _describe(getattr(mulo, name)) for name in mulo.__all__} == SIGNATURES
+def _bare(parameter: inspect.Parameter) -> inspect.Parameter:
+    """Without annotation, and without the address of a default that is a function."""
+    default = parameter.default
+    if callable(default) and default is not inspect.Parameter.empty and "factory" not in repr(default):
+        default = _DOTS
+    return parameter.replace(annotation=inspect.Parameter.empty, default=default)
+
+
+class _Dots:
+    def __repr__(self) -> str:
+        return "..."
+
+
+_DOTS = _Dots()
+
+each_package = pytest.mark.parametrize(
+    ("package", "signatures"),
+    [(mulo, SIGNATURES), (eval_tasks, EVAL_TASKS_SIGNATURES), (meta_train, META_TRAIN_SIGNATURES)],
+    ids=["mulo", "eval_tasks", "meta_train"],
+)
+
+
+@each_package
+def test_public_names_and_signatures(package, signatures):
+    assert {name: _describe(getattr(package, name)) for name in package.__all__} == signatures
+
+
+@each_package
+def test_type_checkers_see_the_names_that_there_are(package, signatures):
+    """The names are imported on first use; those under TYPE_CHECKING say the same once more."""
+    tree = ast.parse((ROOT / package.__name__ / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        alias.asname: f"{statement.module}.{alias.name}"
+        for statement in block.body
+        for alias in statement.names
+    }
+    assert imported.keys() == signatures.keys()
+    for name, full_name in imported.items():
+        if (package.__name__, name) != ("mulo", "mup"):
+            assert package._MODULES[name] == full_name.rpartition(".")[0]
+
+
+@each_package
+def test_public_names_are_documented(package, signatures):
+    for name in signatures:
+        value = getattr(package, name)
+        if inspect.isfunction(value) or inspect.isclass(value):
+            doc = inspect.getdoc(value) or ""
+            # The text that dataclasses and named tuples make themselves begins with their name.
+            assert doc and not doc.startswith(f"{name}("), f"{package.__name__}.{name} is not documented"
 
 
 def test_public_names_of_mup():
@@ -81,12 +161,14 @@ def test_public_names_of_mup():
     assert {name: _describe(getattr(mulo.mup, name)) for name in public} == MUP_SIGNATURES
 
 
-def test_public_functions_are_documented_with_their_arguments():
-    for name in ("apply", "init", "load", "optimizer", "save"):
-        function = getattr(mulo, name)
-        doc = inspect.getdoc(function)
-        for argument in inspect.signature(function).parameters:
-            assert f"{argument}:" in doc, f"mulo.{name} says nothing of {argument}"
+@each_package
+def test_public_functions_are_documented_with_their_arguments(package, signatures):
+    for name in signatures:
+        function = getattr(package, name)
+        if inspect.isfunction(function):
+            doc = inspect.getdoc(function)
+            for argument in inspect.signature(function).parameters:
+                assert f"{argument}:" in doc, f"{package.__name__}.{name} says nothing of {argument}"
 
 
 def test_public_functions_of_mup_are_documented_with_their_arguments():
@@ -99,6 +181,7 @@ def test_public_functions_of_mup_are_documented_with_their_arguments():
                 )
 
 
-def test_an_unknown_name_is_an_attribute_error():
-    assert not hasattr(mulo, "no_such_name")
-    assert set(dir(mulo)) == set(mulo.__all__)
+@each_package
+def test_an_unknown_name_is_an_attribute_error(package, signatures):
+    assert not hasattr(package, "no_such_name")
+    assert set(dir(package)) == set(package.__all__) == set(signatures)

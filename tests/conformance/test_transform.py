@@ -37,6 +37,7 @@ def types(tree):
     return jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x), jax.typeof(x).weak_type), tree)
 
 
+@pytest.mark.numeric
 def test_jit_and_op_by_op_agree(tx, params, grads, wanted):
     assert_trees_close(wanted, run(make_step(tx), params, tx.init(params), grads))
 

@@ -110,12 +110,30 @@ def test_suites_that_cannot_be(options, provenances, message):
         make_suite(name, "smoke", options, provenances)
 
 
+def examples_seen(spec):
+    """By all runs of one optimizer, in all series."""
+    points = [one.point(value) for one in spec.series for value in one.values]
+    return spec.num_seeds * sum(point.num_steps * point.batch_size for point in points)
+
+
 @pytest.mark.parametrize("name", SUITES)
 def test_every_suite_grows_with_its_size(name):
-    assert set(SUITES[name]) == set(SIZES)
-    for size, (series, num_seeds, _, _) in SUITES[name].items():
-        assert len({one.name for one in series}) == len(series)
-        assert num_seeds >= {"smoke": 1, "cpu": 3, "gpu": 5}[size]
+    specs = [SUITES[name][size] for size in ("smoke", "cpu", "gpu")]
+    assert len(specs) == len(SIZES) == len(SUITES[name])
+    for smaller, larger in itertools.pairwise(specs):
+        assert examples_seen(smaller) < examples_seen(larger)
+        assert len(smaller.series) <= len(larger.series)
+        largest = [max(max(one.values) for one in spec.series) for spec in (smaller, larger)]
+        assert largest[0] < largest[1]
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_a_suite_varies_one_thing_upwards_from_its_base(name):
+    axis = {"wide": "width", "deep": "depth", "long": "num_steps", "arch": "width"}[name]
+    for spec in SUITES[name].values():
+        assert {one.axis for one in spec.series} == {axis}
+        assert len({one.name for one in spec.series}) == len(spec.series)
+        assert all(one.values[0] >= one.base_value for one in spec.series)
 
 
 def test_all_baselines_take_part_unless_some_are_named(tmp_path):

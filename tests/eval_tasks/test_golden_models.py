@@ -79,6 +79,7 @@ CASES = (
 )
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize(("name", "scope", "names", "make"), CASES)
 def test_forward_pass_and_gradient_match_the_reference(name, scope, names, make):
     inputs, labels, wanted_loss = batch_of(name)

@@ -24,6 +24,7 @@ def whole_windows(trace):
     return [w for w in range(9) if not trace["trace/is_done"][w].any() and trace["trace/mask"][w].all()]
 
 
+@pytest.mark.numeric
 def test_gradient_and_perturbation_sum_match_the_reference():
     trace = load_trace()
     windows = whole_windows(trace)
@@ -74,11 +75,13 @@ def pes_z_scores(estimator):
     return z_scores(estimate_windows(estimator), exact, error)
 
 
+@pytest.mark.numeric
 def test_pes_agrees_with_the_gradient_of_the_smoothed_meta_loss():
     # Six components; two-sided false alarm 7e-6 each.
     assert np.abs(pes_z_scores(PES)).max() < 4.5
 
 
+@pytest.mark.numeric
 def test_without_the_perturbation_sum_the_check_above_fails():
     truncated = PES._replace(directions=lambda _, perturbations: perturbations)
     assert np.abs(pes_z_scores(truncated)[1:]).max() > 10
@@ -115,17 +118,20 @@ def nres_exact(num_samples=200_000):
     return samples.mean(axis=0), samples.std(axis=0, ddof=1) / np.sqrt(num_samples)
 
 
+@pytest.mark.numeric
 @pytest.mark.parametrize("estimator", [NRES, ES_SINGLE], ids=["nres", "es_single"])
 def test_one_perturbation_a_run_agrees_with_the_gradient_smoothed_by_one(estimator):
     assert np.abs(z_scores(estimate_windows(estimator), *nres_exact())).max() < 4.5
 
 
+@pytest.mark.numeric
 def test_truncated_es_is_unbiased_in_the_first_window_and_biased_later():
     z = np.abs(z_scores(estimate_windows(ES), *nres_exact()))
     assert z[0].max() < 4.5
     assert z[1:].max() > 10
 
 
+@pytest.mark.numeric
 def test_analytic_is_the_gradient_of_each_window_alone():
     window_losses, theta, _ = make_window_losses()
     estimates = estimate_windows(ANALYTIC, num_slots=2, num_pairs=3)

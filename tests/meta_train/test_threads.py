@@ -24,6 +24,7 @@ for meta_step in range(3):
 
 
 @pytest.mark.slow
+@pytest.mark.numeric
 def test_meta_gradients_do_not_depend_on_the_number_of_threads():
     processes = [
         subprocess.Popen(

@@ -114,6 +114,21 @@ def test_equinox():
     assert_learned(losses)
 
 
+def test_equinox_under_mup():
+    eqx = pytest.importorskip("equinox")
+
+    def params(width):
+        return eqx.filter(
+            eqx.nn.MLP(6, 1, width_size=width, depth=2, key=jax.random.key(1)), eqx.is_inexact_array
+        )
+
+    mup = mulo.mup.infer(params(16), params(8), layout="out_in")  # Equinox stores (out, in)
+    roles = {leaf.path: leaf.role for leaf in mup.leaves if len(leaf.shape) == 2}
+    assert list(roles.values()) == [mulo.mup.Role.INPUT, mulo.mup.Role.HIDDEN, mulo.mup.Role.OUTPUT]
+    state = jax.eval_shape(mulo.optimizer(SMALL_FC_H4.checkpoint("mup"), mup=mup).init, params(16))
+    assert jax.tree.leaves(state)
+
+
 def test_plain_tree_with_the_state_as_carry_of_a_scan():
     params = {"w": jnp.zeros((6, 1)), "b": jnp.zeros(1)}
     targets = INPUTS @ jnp.ones((6, 1)) * 0.1

@@ -17,6 +17,7 @@ from mulo.importers import KINDS, from_reference, import_theta
 from mulo.importers.files import read_arrays
 from mulo.importers.layouts import LAYOUTS
 from mulo.optimizers.small_fc import effective_decays
+from tests import GOLDEN
 from tests.mulo.hostile_files import refusal
 from tests.mulo.released_files import file_bytes, shared_trace
 from tests.mulo.released_thetas import GROUPS, TREES, flat, mulo_arrays, safetensors_bytes
@@ -257,20 +258,30 @@ def test_the_torch_file_is_as_large_as_the_released_one():
     assert len(safetensors_bytes(mulo_arrays(hidden=32))) == 10_096  # model.safetensors in btherien/mulo
 
 
-@pytest.mark.optimized
-@pytest.mark.parametrize("kind", ["celo", "celo_adam"])
-def test_the_released_weights(kind, tmp_path):
-    trace = shared_trace(f"{kind}_pretrained.npz")
+def assert_is_imported_whole_and_trains(trace, kind, lstm_size, tmp_path):
     arrays = {name.removeprefix("theta/"): x for name, x in trace.items() if name.startswith("theta/")}
     path = write(tmp_path / "theta.state", flax.serialization.msgpack_serialize(arrays))
     checkpoint = import_theta(path, kind)
-    assert checkpoint.optimizer.lstm_hidden_size == 64
+    assert checkpoint.optimizer.lstm_hidden_size == lstm_size
     # All but the dead layer before the LSTM, the third output and, in Celo, the controls.
-    num_dead = 19 * 64 + (5 + 65 if kind == "celo" else 0)
+    num_dead = 19 * lstm_size + (5 + lstm_size + 1 if kind == "celo" else 0)
     assert sum(x.size for x in jax.tree.leaves(checkpoint.theta)) == int(trace["meta/theta_count"]) - num_dead
     mulo.save(tmp_path / "celo.mulo", checkpoint)
 
     assert_trains_like(trace, mulo.optimizer(tmp_path / "celo.mulo", num_steps=int(trace["meta/num_steps"])))
+
+
+@pytest.mark.optimized
+@pytest.mark.parametrize("kind", ["celo", "celo_adam"])
+def test_weights_of_a_recording_are_imported_and_train_as_recorded(kind, tmp_path):
+    with np.load(GOLDEN / f"{kind}_random.npz") as trace:
+        assert_is_imported_whole_and_trains(dict(trace), kind, 16, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["celo", "celo_adam"])
+def test_the_released_weights(kind, tmp_path):
+    assert_is_imported_whole_and_trains(shared_trace(f"{kind}_pretrained.npz"), kind, 64, tmp_path)
 
 
 def assert_trains_like(trace, tx, num_steps=5):
