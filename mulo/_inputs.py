@@ -3,7 +3,6 @@
 import functools
 import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -94,40 +93,6 @@ def check_rate(value: Any, name: str) -> None:
             f"{name} is {value!r}; wanted a finite number of at least 0, or a schedule, a function of the "
             "number of updates made. Updates go downhill as they are, to be added to the parameters."
         )
-
-
-def check_params(mup: MuP, params: Params) -> None:
-    """Refuses Flax's variables where the parameters inside are wanted, and the other way round.
-
-    Raises:
-      InputError: as above.
-    """
-    if not isinstance(params, Mapping):
-        return
-    others = [name for name in _COLLECTIONS if name in params]
-    if "params" in params and others:
-        raise InputError(
-            f"These are all variables of a Flax model, with {', '.join(others)}; wanted its parameters "
-            "alone: variables['params'], here, in mulo.mup.infer and in jax.grad."
-        )
-    known = {leaf.path for leaf in mup.leaves}
-    if not known:
-        return
-    names = {_tree.path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
-    if names and names <= {f"params/{path}" for path in known} and not names <= known:
-        raise InputError(
-            "The parameters are a dictionary with the one entry 'params', and mup was inferred from what is "
-            "inside it: pass variables['params'], here and as gradients, or infer mup from {'params': ...}."
-        )
-    if names and {f"params/{name}" for name in names} <= known and not names <= known:
-        raise InputError(
-            "mup was inferred from {'params': ...}, and these are the parameters inside: infer it from "
-            "variables['params'] at both widths, or pass {'params': params}, here and as gradients."
-        )
-
-
-_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "spectral_norm")
-"""What Flax models keep beside `params`."""
 
 
 def check_state(learned: LearnedOptimizer, inner: PyTree, params: Params, restore: str) -> None:

@@ -82,7 +82,6 @@ def init(
     _inputs.check_rate(weight_decay, "weight_decay")
     mup = _inputs.choose_mup(checkpoint, mup)
     _inputs.check_num_steps(checkpoint.optimizer, num_steps)
-    _inputs.check_params(mup, params)
     _tree.check_float_leaves(params)
     # Copied: a donated state must take with it neither the user's parameters nor the checkpoint.
     params, theta = jax.tree.map(_copy, (params, checkpoint.theta))

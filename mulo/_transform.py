@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mulo import _inputs
+from mulo import _inputs, _tree
 from mulo._arguments import explained
 from mulo._decay import decayed_leaves, is_off, scale_and_decay
 from mulo._types import Params, PyTree, Theta, Updates
@@ -113,7 +113,6 @@ class _Bound:
     def init(self, params: Params) -> TransformState:
         """The state before the first update."""
         # Maps over the tree only: optax.tree.map_params calls this with a tree that has no leaves.
-        _inputs.check_params(self.mup, params)
         learned, theta = self.checkpoint.optimizer, self.checkpoint.theta
         return TransformState(
             count=jnp.zeros([], jnp.int32),
@@ -182,6 +181,7 @@ def count_past_end(count: jax.Array, num_steps: Any) -> jax.Array:
 
 def learned_init(learned: LearnedOptimizer, theta: Theta, params: Params, num_steps: Any, mup: MuP) -> PyTree:
     """The first state of a learned optimizer for a model in either form of muP."""
+    _tree.check_float_leaves(params)
     in_form, params = mup_form(mup), to_mup_form(mup, params)
     return learned.init(theta, params, num_steps, in_form.rules(params))
 

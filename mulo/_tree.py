@@ -104,7 +104,7 @@ def _untrained_collection(node: Any) -> str | None:
     return None
 
 
-_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations")
+_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "spectral_norm")
 
 
 def _untrained_words(leaf: Any) -> str | None:
