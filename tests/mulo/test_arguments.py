@@ -129,7 +129,7 @@ def test_flax_variables_in_place_of_parameters_are_told(build):
     for mup in (INNER, STANDARD_FORM):
         with pytest.raises(mulo.InputError, match=r"for the tree inside 'params' .* Pass the tree inside"):
             build(outer, mup)
-    with pytest.raises(mulo.InputError, match=r"holds these parameters as 'params'\. Pass that tree, or infer"):
+    with pytest.raises(mulo.InputError, match=r"these parameters as 'params'\. Pass that tree, or infer"):
         build(inner, OUTER)
     for mup in (INNER, OUTER, mulo.mup.STANDARD):
         with pytest.raises(mulo.InputError, match=r"beside them, 'batch_stats'.*variables\['params'\]"):
