@@ -35,7 +35,7 @@ class LeafRule:
     shape: tuple[int, ...]  # in the network to be trained
     infinite: tuple[int, ...]  # axes that grow with width
     role: Role
-    fan_in: int  # 1 for vectors and scalars
+    fan_in: int  # 1 for vectors, scalars, and what does not grow
     base_fan_in: int  # the same at base width
     fan_out: int = 1
     base_fan_out: int = 1
@@ -357,8 +357,7 @@ def _choose(
 def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafRule:
     role = said.role or (reading.role if leaf.infinite else _finite_role(leaf))
     target, base = leaf.shapes[:2]
-    # What does not grow has the role of a vector; a matrix it is nevertheless, unless the user says not.
-    weight = said.role is None or role not in (Role.VECTOR, Role.SCALAR)
+    weight = role not in (Role.VECTOR, Role.SCALAR)
     own_axes = tuple(axis for axis in range(len(target)) if axis not in reading.stacked)
     fan_out = reading.fan_out if weight else own_axes
     fan_in = reading.fan_in if weight else ()
@@ -371,7 +370,8 @@ def _record(leaf: Shapes, reading: Reading, said: Leaf) -> LeafRule:
         base_fan_in=math.prod(base[axis] for axis in fan_in),
         fan_out=math.prod(target[axis] for axis in fan_out),
         base_fan_out=math.prod(base[axis] for axis in fan_out),
-        fan_in_axes=fan_in,
+        # What does not grow has the role of a vector; a matrix it is nevertheless, unless the user says not.
+        fan_in_axes=reading.fan_in if said.role is None else fan_in,
         stacked_axes=reading.stacked,
         own_forward_multiplier=said.forward_multiplier,
         lr_multiplier=1.0 if said.lr_multiplier is None else said.lr_multiplier,

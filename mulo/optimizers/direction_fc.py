@@ -223,12 +223,7 @@ class DirectionFC(Configured):
         """
         del loss
         leaves = take_apart(state.accumulators, grads, params, mup)
-        num_tensors = count_tensors(params, mup)
-        if state.log_growth.shape != (num_tensors,):
-            raise InputError(
-                f"The state's log_growth has shape {state.log_growth.shape}; wanted ({num_tensors},), one "
-                "number for each tensor that has entries. Was the state made for other parameters?"
-            )
+        _check_growth(state.log_growth, count_tensors(params, mup))
         decays = effective_decays(theta["decays"])
         amounts, rates = self._amounts(state, decays), _rates(theta["rates"])
 
@@ -299,6 +294,14 @@ class DirectionFC(Configured):
             direction *= inverse_rms(mean(jnp.square(direction)), 1e-12)
         # Without a gradient so far the features that are left say nothing.
         return jnp.where(mean(tensor.accumulators.second_moment) > 0, direction, 0.0)
+
+
+def _check_growth(log_growth: jax.Array, num_tensors: int) -> None:
+    if log_growth.shape != (num_tensors,):
+        raise InputError(
+            f"The state's log_growth has shape {log_growth.shape}; wanted ({num_tensors},), one "
+            "number for each tensor that has entries. Was the state made for other parameters?"
+        )
 
 
 def _begin_as_adam(mlp: Theta) -> Theta:
