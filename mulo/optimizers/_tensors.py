@@ -134,7 +134,7 @@ def put_together(
     ):
         if view.num_tensors:
             update, after = next(remaining)
-            update, after = _join_leaf(view, param, update, after)
+            update, after = _join_leaf(view, param, update, after, before)
             after = jax.tree.map(_of_type, after, before)
         else:
             update, after = jnp.zeros_like(param), before
@@ -144,8 +144,9 @@ def put_together(
 
 
 def _join_leaf(
-    view: View, param: Any, update: jax.Array, after: Accumulators
+    view: View, param: Any, update: jax.Array, after: Accumulators, before: Accumulators
 ) -> tuple[jax.Array, Accumulators]:
+    is_vector = len(view.axes) == 1
     sharding = jax.typeof(param).sharding if is_sharded(param) else None
 
     def join(x: jax.Array) -> jax.Array:
@@ -154,8 +155,9 @@ def _join_leaf(
     return join(update), Accumulators(
         momenta=tuple(map(join, after.momenta)),
         second_moment=join(after.second_moment),
-        rows=tuple(map(join if len(view.axes) == 1 else view.join_factored, after.rows)),
-        cols=tuple(map(view.join_factored, after.cols)),
+        rows=tuple(map(join if is_vector else view.join_factored, after.rows)),
+        # What is unused stays outside of the program.
+        cols=before.cols if is_vector else tuple(map(view.join_factored, after.cols)),
     )
 
 

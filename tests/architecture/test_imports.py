@@ -78,7 +78,11 @@ def test_no_module_imports_itself_by_way_of_others():
     graphlib.TopologicalSorter(imported).prepare()
 
 
-def test_mup_knows_nothing_of_optimizers():
+def test_mup_knows_nothing_of_optimizers_and_these_of_it_the_records_alone():
+    records = {"mulo.mup.roles", "mulo.mup.shapes"}
+    for source in sources("mulo/optimizers"):
+        used = {name for name in source.imports() if name.startswith("mulo.mup")}
+        assert {".".join(name.split(".")[:3]) for name in used} <= records, source.name
     for source in sources("mulo/mup"):
         assert not any(name.startswith("mulo.optimizers") for name in source.imports()), source.name
 

@@ -170,12 +170,10 @@ def zeros(shapes):
 def test_mup_of_another_network_is_refused(params, message):
     mup = mulo.mup.infer(mlp(8), mlp(4))
     checkpoint = SMALL_FC_H32.checkpoint("mup")
-    tx = mulo.optimizer(checkpoint, mup=mup)
-    state, optimizer_state = tx.init(params), mulo.init(params, checkpoint, mup=mup)
     with pytest.raises(mulo.InputError, match=message):
-        tx.update(params, state, params)
+        mulo.optimizer(checkpoint, mup=mup).init(params)
     with pytest.raises(mulo.InputError, match=message):
-        mulo.apply(optimizer_state, params)
+        mulo.init(params, checkpoint, mup=mup)
 
 
 def test_multipliers_scale_the_updates_and_nothing_else():
