@@ -178,8 +178,10 @@ def update_tensors(
     def update_tensor(tensor: Tensor, *rows: Any) -> tuple[Any, jax.Array]:
         update, after, *others = fn(tensor, *rows)
         some, count = look_at(tensor.grad)
-        after = jax.tree.map(lambda new, old: jnp.where(some, new, old), after, tensor.accumulators)
-        return (jnp.where(some, update, 0.0), after, *others), count
+        # Products of finite numbers with 1 and 0, exact: JAX does not map a choice over sharded tensors.
+        new, old = some.astype(jnp.float32), (~some).astype(jnp.float32)
+        after = jax.tree.map(lambda x, before: new * x + old * before, after, tensor.accumulators)
+        return (new * update, after, *others), count
 
     results = map_tensors(update_tensor, leaves, *trees)
     return [result for result, _ in results], sum_counts([count for _, count in results])
