@@ -14,7 +14,7 @@ import numpy as np
 from mulo import _tree
 from mulo._types import Params, PyTree, Updates
 from mulo.errors import InputError
-from mulo.optimizers._accumulators import STRUCTURE, Accumulators
+from mulo.optimizers._accumulators import STRUCTURE, Accumulators, Decays, accumulate
 from mulo.optimizers._blocks import is_sharded
 from mulo.optimizers._placement import varying_over
 from mulo.optimizers._views import View, rules_of, views_of
@@ -170,12 +170,10 @@ def _of_type(x: jax.Array, before: jax.Array) -> jax.Array:
 def update_tensors(
     fn: Callable[..., Any], leaves: Sequence[Tensor], *trees: PyTree
 ) -> tuple[list[Any], jax.Array]:
-    """The update and the statistics of each tensor, but for those whose gradient has no finite entry.
-
-    Such a tensor gets no step, and its statistics stay.
+    """`map_tensors`, but that tensors whose gradient has no finite entry get no step.
 
     Args:
-      fn: as for `map_tensors`; gives update and statistics, and what else there is.
+      fn: as for `map_tensors`; gives the update and what else there is, such as `next_statistics`.
       leaves: as `take_apart` gives them.
       trees: as for `map_tensors`.
 
@@ -184,13 +182,30 @@ def update_tensors(
     """
 
     def update_tensor(tensor: Tensor, *rows: Any) -> tuple[Any, jax.Array]:
-        update, after, *others = fn(tensor, *rows)
+        update, *others = fn(tensor, *rows)
         some, count = look_at(tensor.grad)
-        after = jax.tree.map(lambda new, old: jnp.where(some, new, old), after, tensor.accumulators)
-        return (jnp.where(some, update, 0.0), after, *others), count
+        return (some.astype(jnp.float32) * update, *others), count
 
     results = map_tensors(update_tensor, leaves, *trees)
     return [result for result, _ in results], sum_counts([count for _, count in results])
+
+
+def next_statistics(decays: Decays, tensor: Tensor, grad: jax.Array) -> Accumulators:
+    """Statistics of one tensor after one more gradient; the same as before where that has no finite entry.
+
+    All that an optimizer does is to follow from these, not from others: what the compiler makes of numbers
+    that are computed twice may differ in the last bit.
+
+    Args:
+      decays: see `Decays`.
+      tensor: with the statistics before, and the gradient as it came.
+      grad: the same gradient, bounded.
+    """
+    some, _ = look_at(tensor.grad)
+    # Products of finite numbers with 1 and 0, exact: JAX does not map a choice over sharded tensors.
+    new, old = some.astype(jnp.float32), (~some).astype(jnp.float32)
+    after = accumulate(decays, tensor.accumulators, grad)
+    return jax.tree.map(lambda x, before: new * x + old * before, after, tensor.accumulators)
 
 
 def look_at(grad: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -24,7 +24,6 @@ from mulo._types import Params, PyTree, Theta, Updates
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
     Accumulators,
-    accumulate,
     bound_gradient,
     init_accumulators,
 )
@@ -38,6 +37,7 @@ from mulo.optimizers._tensors import (
     add_count,
     flat_decay_multipliers,
     flat_multipliers,
+    next_statistics,
     put_together,
     take_apart,
     update_tensors,
@@ -157,7 +157,7 @@ class Celo2(Configured):
         decay_multiplier: jax.Array,
     ) -> tuple[jax.Array, Accumulators]:
         grad = bound_gradient(tensor.grad)
-        accumulators = accumulate(DECAYS, tensor.accumulators, grad)
+        accumulators = next_statistics(DECAYS, tensor, grad)
         step = multiplier * rule(accumulators, grad, tensor.param)
         decay = self.weight_decay * decay_multiplier
         return -self.step_mult * rate * (step + decay * tensor.param), accumulators

@@ -31,7 +31,6 @@ from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
     Accumulators,
     Decays,
-    accumulate,
     bound_gradient,
     init_accumulators,
 )
@@ -49,6 +48,7 @@ from mulo.optimizers._tensors import (
     flat_multipliers,
     for_each_tensor,
     look_at,
+    next_statistics,
     put_together,
     take_apart,
     update_tensors,
@@ -236,7 +236,7 @@ class DirectionFC(Configured):
             tensor: Tensor, log_growth: jax.Array, traits: _Traits
         ) -> tuple[jax.Array, Accumulators, jax.Array]:
             before, is_matrix = tensor.accumulators, tensor.param.ndim > 1
-            after = accumulate(decays, before, bound_gradient(tensor.grad))
+            after = next_statistics(decays, tensor, bound_gradient(tensor.grad))
             tensor = tensor._replace(accumulators=after)
             rate = rates["vector"]
             if is_matrix:

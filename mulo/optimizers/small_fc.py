@@ -34,7 +34,6 @@ from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
     Accumulators,
     Decays,
-    accumulate,
     bound_gradient,
     init_accumulators,
 )
@@ -53,6 +52,7 @@ from mulo.optimizers._tensors import (
     add_count,
     flat_multipliers,
     map_tensors,
+    next_statistics,
     put_together,
     take_apart,
     update_tensors,
@@ -137,7 +137,7 @@ class SmallFC(Configured):
 
         def update_tensor(tensor: Tensor, multiplier: jax.Array) -> tuple[jax.Array, Accumulators]:
             grad = clip(tensor.grad)
-            accumulators = accumulate(decays, tensor.accumulators, bound_gradient(grad))
+            accumulators = next_statistics(decays, tensor, bound_gradient(grad))
             ingredients, axis_features = make_ingredients(
                 accumulators, grad, tensor.param, scale_free=self.scale_free
             )

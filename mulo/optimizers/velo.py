@@ -24,7 +24,6 @@ from mulo.optimizers import _schedule
 from mulo.optimizers._accumulators import (
     INITIAL_DECAYS,
     Accumulators,
-    accumulate,
     init_accumulators,
 )
 from mulo.optimizers._features import VELO_FEATURES, make_ingredients, mean
@@ -45,6 +44,7 @@ from mulo.optimizers._tensors import (
     count_tensors,
     flat_multipliers,
     map_tensors,
+    next_statistics,
     put_together,
     take_apart,
     update_tensors,
@@ -229,7 +229,7 @@ def tensor_step(
       param_scale: the step is in proportion to the root mean square of the tensor.
     """
     grad = clip_gradient(tensor.grad)
-    accumulators = accumulate(INITIAL_DECAYS, tensor.accumulators, grad)
+    accumulators = next_statistics(INITIAL_DECAYS, tensor, grad)
     ingredients, axis_features = make_ingredients(accumulators, grad, tensor.param, features=VELO_FEATURES)
     step = apply_mlp(mlp, ingredients, axis_features, None, features=VELO_FEATURES, exp_mult=exp_mult)
     if param_scale:

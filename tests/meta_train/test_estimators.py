@@ -97,7 +97,7 @@ def make_window_losses():
 
     def window_losses(theta, stop=False):
         theta, params, losses = dict(zip(LEAVES, theta, strict=True)), task.p0, []
-        state = optimizer.init(theta, params, None)
+        state = optimizer.init(theta, params, None, None)
         for step in range(3 * length):
             if stop and step % length == 0:
                 params, state = jax.lax.stop_gradient((params, state))
