@@ -69,7 +69,6 @@ def test_mean_squares_are_those_of_the_features(name, shape, monkeypatch):
         np.testing.assert_allclose(_features.mean_squares(ingredients), expected, rtol=1e-5)
 
 
-@pytest.mark.numeric
 @pytest.mark.parametrize("name", FEATURES)
 def test_the_network_is_that_of_normalised_features_written_out(name, monkeypatch):
     shape, layout = (7, 5), FEATURES[name]
