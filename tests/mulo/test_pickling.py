@@ -20,7 +20,9 @@ PARAMS = {"b": jnp.ones(3), "w": jnp.full((2, 3), 0.5)}
 GRADS = jax.tree.map(jnp.cos, PARAMS)
 PICKLES = pytest.mark.parametrize("module", [pickle, cloudpickle], ids=["pickle", "cloudpickle"])
 UNDER_MUP = SMALL_FC_H4.checkpoint("mup", golden=False)
-MUP = mulo.mup.infer(*({"b": jnp.ones(n), "w": jnp.ones((2, n))} for n in (3, 6)), form="standard")
+MUP = mulo.mup.infer(
+    *({"b": jnp.ones(n), "w": jnp.ones((2, n)), "out": jnp.ones((n, 2))} for n in (3, 6)), form="standard"
+)
 
 
 @PICKLES
