@@ -137,7 +137,7 @@ def apply(
         params=optax.apply_updates(params, updates),
         inner=inner,
         count=count,
-        past_end=count_past_end(count, state.num_steps),
+        past_end=count_past_end(state.past_end, count, state.num_steps),
     )
 
 

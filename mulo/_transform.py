@@ -151,7 +151,7 @@ class _Bound:
         decayed = () if is_off(decay) else decayed_leaves(self.mask, params)
         count = optax.safe_increment(state.count)
         return scale_and_decay(updates, params, rate, decay, decayed), TransformState(
-            count=count, past_end=count_past_end(count, self.num_steps), inner=inner
+            count=count, past_end=count_past_end(state.past_end, count, self.num_steps), inner=inner
         )
 
 
@@ -172,11 +172,13 @@ def to_length(learned: LearnedOptimizer, inner: PyTree, num_steps: Any) -> PyTre
     return inner if num_steps is None or change is None else change(inner, num_steps)
 
 
-def count_past_end(count: jax.Array, num_steps: Any) -> jax.Array:
-    """How many of `count` updates lie beyond the end of the run, [], int32."""
+def count_past_end(before: jax.Array, count: jax.Array, num_steps: Any) -> jax.Array:
+    """How many of `count` updates lie beyond the end of the run, [], int32. before: [], the same so far."""
     if num_steps is None:
-        return jnp.zeros([], jnp.int32)
-    return jnp.maximum(0, count - jnp.asarray(num_steps).astype(jnp.int32))
+        return before
+    # Zero, made of what was there: of a donated state JAX keeps what a program does not use.
+    zero = jnp.minimum(before, 0)
+    return jnp.maximum(zero, count - jnp.asarray(num_steps).astype(jnp.int32))
 
 
 def learned_init(learned: LearnedOptimizer, theta: Theta, params: Params, num_steps: Any, mup: MuP) -> PyTree:

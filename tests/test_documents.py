@@ -47,7 +47,7 @@ def test_command_lines_have_flags_that_exist(path, capsys):
     for words in command_lines(path):
         if "--help" not in words:
             said = refusal(words, capsys)
-            assert "unrecognized arguments: --no-such-flag. See" in said, f"{' '.join(words)}: {said}"
+            assert "No flag is called --no-such-flag. See" in said, f"{' '.join(words)}: {said}"
 
 
 @pytest.mark.parametrize(
@@ -56,12 +56,11 @@ def test_command_lines_have_flags_that_exist(path, capsys):
         (["mulo-eval", "--suite", "wide", "--optimizers", "mulo-s"], "--optimizer"),
         (["mulo-eval", "coord-check", "--task", "a", "--steps", "1"], "--steps"),
         (["mulo-meta-train", "--preset", "quick", "--width", "3"], "--width"),
-        (["mulo-meta-train", "--preset", "quick", "--seed", "one"], "one"),
     ],
 )
 def test_a_wrong_command_line_would_be_found(words, what, capsys):
     said = refusal(words, capsys)
-    assert what in said and "unrecognized arguments: --no-such-flag" not in said
+    assert what in said and "No flag is called --no-such-flag" not in said
 
 
 def test_every_program_is_in_the_readme_more_than_once():

@@ -136,7 +136,7 @@ def make_ingredients(
         momentum_factors=tuple(gradient_factors(rows, cols, axes))
         if axes is not None
         # The reference's form for rank 0 and 1.
-        else tuple((inverse_root(row + features.vector_epsilon), jnp.ones(1, jnp.float32)) for row in rows),
+        else tuple((_vector_factor(row, features), jnp.ones(1, jnp.float32)) for row in rows),
         gradient_scale=scale,
         gradient_bound=bound,
     )
@@ -144,6 +144,11 @@ def make_ingredients(
         row=(*rows, *(jax.lax.rsqrt(row + 1e-8) for row in rows)),
         col=(*cols, *(jax.lax.rsqrt(col + 1e-8) for col in cols)),
     )
+
+
+def _vector_factor(row: jax.Array, features: FeatureSet) -> jax.Array:
+    # Rows are exactly zero where no gradient so far had a finite entry; zero times infinity would be NaN.
+    return inverse_root(jnp.maximum(row + features.vector_epsilon, 1e-36))
 
 
 def gradient_factors(

@@ -233,7 +233,8 @@ def sum_counts(counts: Sequence[jax.Array]) -> jax.Array:
     if not counts:
         return jnp.zeros([], jnp.int32)
     whole = jnp.concatenate([jnp.ravel(x) for x in counts])
-    return jnp.where(jnp.sum(whole.astype(jnp.float32)) < 2.0**31, jnp.sum(whole), MAX_COUNT)
+    count = jnp.sum(whole, dtype=jnp.int32)
+    return jnp.where(jnp.sum(whole.astype(jnp.float32)) < 2.0**31, count, jnp.int32(MAX_COUNT))
 
 
 def add_count(total: jax.Array, count: jax.Array) -> jax.Array:

@@ -83,7 +83,7 @@ def test_the_count_stands_still_at_its_largest():
 
 
 @EACH
-@pytest.mark.parametrize("num_steps", [1, 3])
+@pytest.mark.parametrize("num_steps", [1, 2])
 def test_meta_gradients_are_finite_where_there_are_no_gradients(row, num_steps):
     """In theta, in the parameters and in the gradients, as MAML takes them; biases start at zero."""
     optimizer = row.make()
